@@ -1,0 +1,91 @@
+"""Gymnasium ids: DeepMind Control tasks, and help for ids that do not exist."""
+
+import difflib
+import re
+from typing import Any
+
+import gymnasium as gym
+
+# dm_control's suite, spelled out so that registering does not import it (tests compare the two).
+DMC_TASKS: dict[str, tuple[str, ...]] = {
+    "acrobot": ("swingup", "swingup_sparse"),
+    "ball_in_cup": ("catch",),
+    "cartpole": ("balance", "balance_sparse", "swingup", "swingup_sparse", "two_poles", "three_poles"),
+    "cheetah": ("run",),
+    "dog": ("stand", "walk", "trot", "run", "fetch"),
+    "finger": ("spin", "turn_easy", "turn_hard"),
+    "fish": ("upright", "swim"),
+    "hopper": ("stand", "hop"),
+    "humanoid": ("stand", "walk", "run", "run_pure_state"),
+    "humanoid_CMU": ("stand", "walk", "run"),
+    "lqr": ("lqr_2_1", "lqr_6_2"),
+    "manipulator": ("bring_ball", "bring_peg", "insert_ball", "insert_peg"),
+    "pendulum": ("swingup",),
+    "point_mass": ("easy", "hard"),
+    "quadruped": ("walk", "run", "escape", "fetch"),
+    "reacher": ("easy", "hard"),
+    "stacker": ("stack_2", "stack_4"),
+    "swimmer": ("swimmer6", "swimmer15"),
+    "walker": ("stand", "walk", "run"),
+}
+
+
+def register_envs() -> None:
+    """Register ``dmc/<domain>-<task>-v0`` and the bare ``<domain>-<task>-v0`` of PGR; safe to call twice."""
+    for domain, tasks in DMC_TASKS.items():
+        for task in tasks:
+            for env_id in (f"dmc/{domain}-{task}-v0", f"{domain}-{task}-v0"):
+                if env_id not in gym.registry:
+                    entry_point = "sb3_pgr.envs.dmc:make_dmc"
+                    gym.register(env_id, entry_point=entry_point, kwargs=dict(domain=domain, task=task))
+    for env_id in list(gym.registry):
+        successor = _successor_of_retired(env_id)
+        if successor is not None:
+            spec = gym.registry[env_id]
+            spec.entry_point = "sb3_pgr.envs.registration:refuse_retired"
+            spec.kwargs = dict(env_id=env_id, successor=successor)
+
+
+def refuse_retired(env_id: str, successor: str, **kwargs: Any) -> gym.Env:
+    """Entry point of Gymnasium's v2 and v3 MuJoCo ids, which need the discontinued mujoco-py."""
+    raise gym.error.DeprecatedEnv(f"{env_id} needs mujoco-py and is no longer available; use {successor}.")
+
+
+def _successor_of_retired(env_id: str) -> str | None:
+    """The newest id of a MuJoCo task whose v2 or v3 id this is."""
+    match = re.fullmatch(r"(\w+)-v[23]", env_id)
+    if match is None:
+        return None
+    successor = f"{match[1]}-v5"
+    entry_point = getattr(gym.registry.get(successor), "entry_point", None)
+    return successor if isinstance(entry_point, str) and "mujoco" in entry_point else None
+
+
+def list_env_ids() -> list[str]:
+    """The ids this library adds or vouches for: DeepMind Control and Gymnasium's MuJoCo tasks v4 and v5."""
+    dmc = [f"dmc/{domain}-{task}-v0" for domain, tasks in DMC_TASKS.items() for task in tasks]
+    mujoco = [
+        env_id
+        for env_id, spec in gym.registry.items()
+        if isinstance(spec.entry_point, str) and "envs.mujoco" in spec.entry_point and env_id.endswith(("-v4", "-v5"))
+        # Pusher-v4 was made for MuJoCo 2 and refuses to start on any later one.
+        and env_id != "Pusher-v4"
+    ]
+    return sorted(dmc) + sorted(mujoco)
+
+
+def resolve_env_id(env_id: str) -> str:
+    """
+    Check an id before anything is built.
+
+    :return: the id itself
+    :raises gymnasium.error.Error: on an unknown id, with the nearest ones; on a retired one, with its successor
+    """
+    successor = _successor_of_retired(env_id)
+    if successor is not None:
+        refuse_retired(env_id, successor)
+    if env_id not in gym.registry:
+        nearest = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
+        raise gym.error.NameNotFound(f"There is no environment '{env_id}'.{hint} `sb3-pgr list-envs` prints them all.")
+    return env_id

@@ -1,0 +1,150 @@
+"""Runs an algorithm's update over a block of batches: eager, compiled or as one CUDA graph, in float32 or bfloat16."""
+
+import ctypes
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch as th
+
+Block = dict[str, Any]  # tensors (gradient_steps, batch_size, ...), or dicts of such
+Update = Callable[[Block, bool], dict[str, th.Tensor]]
+PRECISIONS = ("fp32", "bf16")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class UpdateEngine:
+    """
+    An algorithm hands its loss functions to ``wrap`` and its update function to ``run``; it does not know how they
+    are executed. Metrics stay on the device and are read once per block.
+
+    :param device: device of the networks
+    :param compile: compile the loss functions (forward and backward) with ``torch.compile``
+    :param precision: ``"fp32"``, or ``"bf16"`` for bfloat16 autocast (parameters and optimisers stay float32)
+    :param cuda_graph: capture the whole block as one CUDA graph; needs a CUDA device
+    :raises ValueError: on an unknown precision, or a CUDA graph without a CUDA device
+    """
+
+    def __init__(self, device: th.device, compile: bool = False, precision: str = "fp32", cuda_graph: bool = False):
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
+        if cuda_graph and device.type != "cuda":
+            raise ValueError(f"cuda_graph=True needs a CUDA device, but the model is on '{device}'.")
+        self.device = device
+        self.compile = compile
+        self.precision = precision
+        self.cuda_graph = cuda_graph
+        self._graphs: dict[Any, _CapturedBlock] = {}
+        if device.type == "cpu":
+            keep_freed_memory()
+
+    def wrap(self, loss_fn: F) -> F:
+        """Wrap a pure function of tensors and modules in the engine's precision, compiled if asked for."""
+
+        def wrapped(*args: Any) -> Any:
+            with th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16"):
+                return loss_fn(*args)
+
+        return th.compile(wrapped) if self.compile else wrapped  # type: ignore[return-value]
+
+    def run(self, update: Update, block: Block, flags: Sequence[bool]) -> dict[str, float]:
+        """
+        Apply ``update(batch, flag)`` to each batch of the block, in order.
+
+        :param update: one update; returns scalar metrics
+        :param block: tensors with a leading dimension of ``len(flags)``
+        :param flags: per update, e.g. whether the policy is updated too
+        :return: mean of each metric over the updates that reported it
+        """
+        if self.cuda_graph:
+            key = (tuple(flags), tuple((name, value.shape) for name, value in block.items()))
+            if key not in self._graphs:
+                self._graphs[key] = _CapturedBlock(update, block, flags)
+                metrics = self._graphs[key].first_metrics
+            else:
+                metrics = self._graphs[key].replay(block)
+        else:
+            metrics = _run_eagerly(update, block, flags)
+        values = th.stack(list(metrics.values())).tolist()  # the block's only host synchronisation
+        return dict(zip(metrics, values, strict=True))
+
+
+def _run_eagerly(update: Update, block: Block, flags: Sequence[bool]) -> dict[str, th.Tensor]:
+    sums: dict[str, th.Tensor] = {}
+    counts: dict[str, int] = {}
+    for i, flag in enumerate(flags):
+        for name, value in update(_batch(block, i), flag).items():
+            sums[name] = sums[name] + value if name in sums else value
+            counts[name] = counts.get(name, 0) + 1
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def _batch(block: Block, i: int) -> Block:
+    return {name: _batch(value, i) if isinstance(value, dict) else value[i] for name, value in block.items()}
+
+
+class _CapturedBlock:
+    """
+    One block of updates as a CUDA graph.
+
+    The first block is run eagerly on a side stream, as capture requires (optimiser states and workspaces come to
+    exist there); the capture itself executes nothing. Learning rates are kept as tensors so that schedules reach
+    the graph.
+    """
+
+    def __init__(self, update: Update, block: Block, flags: Sequence[bool]):
+        stream = th.cuda.Stream()
+        stream.wait_stream(th.cuda.current_stream())
+        with th.cuda.stream(stream):
+            self.first_metrics = _run_eagerly(update, block, flags)
+        th.cuda.current_stream().wait_stream(stream)
+        self._inputs = {name: value.clone() for name, value in block.items()}
+        self._graph = th.cuda.CUDAGraph()
+        with th.cuda.graph(self._graph):
+            self._metrics = _run_eagerly(update, self._inputs, flags)
+
+    def replay(self, block: Block) -> dict[str, th.Tensor]:
+        for name, value in block.items():
+            self._inputs[name].copy_(value)
+        self._graph.replay()
+        return self._metrics
+
+
+def make_capturable(optimizers: Sequence[th.optim.Optimizer]) -> None:
+    """Let a CUDA graph contain these optimisers: states on the device, learning rate as a tensor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            device = group["params"][0].device
+            group["capturable"] = True
+            if not isinstance(group["lr"], th.Tensor):
+                group["lr"] = th.tensor(float(group["lr"]), device=device)
+        for state in optimizer.state.values():
+            if isinstance(state.get("step"), th.Tensor):
+                state["step"] = state["step"].to(device)
+
+
+def set_learning_rate(optimizer: th.optim.Optimizer, learning_rate: float) -> None:
+    """Set the rate of every group; in place where it is a tensor that a CUDA graph reads."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], th.Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+def keep_freed_memory() -> None:
+    """
+    Tell glibc to reuse blocks of up to 32 MiB instead of returning each to the kernel.
+
+    An update allocates and frees activations of a few MB; by default each costs a mmap and hundreds of page faults,
+    a quarter of an update's time (docs/redq.md). No effect elsewhere than on Linux with glibc.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 512 * 2**20)

@@ -1,0 +1,89 @@
+"""Network parts that SB3 does not have."""
+
+import gymnasium as gym
+import torch as th
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+
+
+class ResidualMLP(nn.Module):
+    """
+    Residual network of SimBa (Lee et al. 2025, section 4) without a head: linear embedding, pre-normalised residual
+    blocks with a fourfold inner width, final layer norm.
+
+    :param in_features: input width
+    :param hidden_dim: width of the residual stream, and of the output
+    :param n_blocks: number of residual blocks
+    """
+
+    def __init__(self, in_features: int, hidden_dim: int, n_blocks: int):
+        super().__init__()
+        self.embed = nn.Linear(in_features, hidden_dim)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(hidden_dim),
+                nn.Linear(hidden_dim, 4 * hidden_dim),
+                nn.ReLU(),
+                nn.Linear(4 * hidden_dim, hidden_dim),
+            )
+            for _ in range(n_blocks)
+        )
+        self.norm = nn.LayerNorm(hidden_dim)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.norm(x)
+
+
+class RunningNorm(nn.Module):
+    """
+    Standardise inputs by the mean and variance of everything given to ``update`` (Welford, as merged by
+    Chan et al. 1979). Until the first update it is the identity.
+
+    :param features: input width
+    :param epsilon: added to the variance
+    """
+
+    mean: th.Tensor
+    var: th.Tensor
+    count: th.Tensor
+
+    def __init__(self, features: int, epsilon: float = 1e-8):
+        super().__init__()
+        self.epsilon = epsilon
+        self.register_buffer("mean", th.zeros(features))
+        self.register_buffer("var", th.ones(features))
+        self.register_buffer("count", th.zeros(()))
+
+    @th.no_grad()
+    def update(self, x: th.Tensor) -> None:
+        """Take in a batch ``(n, features)``."""
+        x = x.to(self.mean)
+        n = x.shape[0]
+        total = self.count + n
+        delta = x.mean(0) - self.mean
+        m2 = self.var * self.count + x.var(0, correction=0) * n + delta**2 * (self.count * n / total)
+        self.mean += delta * (n / total)
+        self.var.copy_(m2 / total)
+        self.count.copy_(total)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return (x - self.mean) / (self.var + self.epsilon).sqrt()
+
+
+class RunningNormExtractor(FlattenExtractor):
+    """
+    SB3 features extractor that flattens, then standardises by running statistics.
+
+    :param observation_space: observation space
+    :param running_norm: the statistics, shared by all networks of a policy
+    """
+
+    def __init__(self, observation_space: gym.Space, running_norm: RunningNorm):
+        super().__init__(observation_space)
+        self.running_norm = running_norm
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.running_norm(super().forward(observations))

@@ -1,0 +1,244 @@
+"""Policies of REDQ: SAC's actor with a vectorised ensemble of critics."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import Actor, SACPolicy
+from torch import nn
+
+from sb3_pgr.common.ensembles import EnsembleMLP, ResidualEnsemble
+from sb3_pgr.common.networks import ResidualMLP, RunningNorm, RunningNormExtractor
+
+
+class EnsembleCritic(BaseModel):
+    """
+    N action-value functions as one module.
+
+    ``forward`` keeps the contract of SB3's ``ContinuousCritic`` (a tuple of N tensors ``(batch, 1)``), so code
+    written for SAC and TD3 can use it; ``q_values`` is the fast path.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param features_extractor: maps observations to features
+    :param ensemble: maps ``(batch, features + action)`` to ``(N, batch, 1)``
+    :param normalize_images: divide image observations by 255
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        features_extractor: BaseFeaturesExtractor,
+        ensemble: nn.Module,
+        n_critics: int,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.ensemble = ensemble
+        self.n_critics = n_critics
+
+    def q_values(self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+        """
+        :param obs: observations ``(batch, ...)``
+        :param actions: actions in [-1, 1], ``(batch, action_dim)``
+        :param members: indices of the critics to evaluate, all by default
+        :return: ``(N, batch)``, or ``(len(members), batch)``, in float32 or better
+        """
+        features = self.extract_features(obs, self.features_extractor)
+        q_values = self.ensemble(th.cat([features, actions], dim=1), members).squeeze(-1)
+        return q_values.float() if q_values.dtype == th.bfloat16 else q_values
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        return tuple(self.q_values(obs, actions).unsqueeze(-1))
+
+    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """The first critic alone, ``(batch, 1)``."""
+        first = th.zeros(1, dtype=th.long, device=actions.device)
+        return self.q_values(obs, actions, first).squeeze(0).unsqueeze(-1)
+
+
+class REDQPolicy(SACPolicy):
+    """
+    SAC's policy with an ensemble of critics. Parameters not listed are those of SB3's ``SACPolicy``.
+
+    :param net_arch: hidden widths, or ``dict(pi=[...], qf=[...])``
+    :param optimizer_kwargs: passed to the optimiser; fused updates are the default for Adam and AdamW
+    :param n_critics: number of critics N
+    :param layer_norm: layer norm in the critics
+    :param dropout_rate: dropout in the critics; with ``layer_norm=True`` and two critics this is DroQ
+        (Hiraoka et al. 2022), whose target critics drop units too
+    """
+
+    actor: Actor
+    critic: EnsembleCritic  # type: ignore[assignment]
+    critic_target: EnsembleCritic  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 10,
+        layer_norm: bool = False,
+        dropout_rate: float = 0.0,
+    ):
+        self.layer_norm = layer_norm
+        self.dropout_rate = dropout_rate
+        if optimizer_kwargs is None:
+            optimizer_kwargs = dict(fused=True) if optimizer_class in (th.optim.Adam, th.optim.AdamW) else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=net_arch,
+            activation_fn=activation_fn,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            n_critics=n_critics,
+            share_features_extractor=False,
+        )
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:  # type: ignore[override]
+        features_extractor = features_extractor or self.make_features_extractor()
+        n_critics = self.critic_kwargs["n_critics"]
+        in_features = features_extractor.features_dim + get_action_dim(self.action_space)
+        return EnsembleCritic(
+            self.observation_space,
+            self.action_space,  # type: ignore[arg-type]
+            features_extractor,
+            self.make_ensemble(n_critics, in_features),
+            n_critics,
+            self.normalize_images,
+        ).to(self.device)
+
+    def make_ensemble(self, n_critics: int, in_features: int) -> nn.Module:
+        """The N networks behind ``EnsembleCritic``."""
+        _, net_arch = get_actor_critic_arch(self.net_arch)
+        return EnsembleMLP(n_critics, in_features, net_arch, self.activation_fn, self.layer_norm, self.dropout_rate)
+
+    def set_training_mode(self, mode: bool) -> None:
+        super().set_training_mode(mode)
+        if self.dropout_rate > 0:
+            self.critic_target.set_training_mode(mode)  # DroQ, algorithm 1: the target's dropout is active
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        for name in ("use_sde", "log_std_init", "use_expln", "clip_mean"):
+            del data[name]
+        return {**data, "layer_norm": self.layer_norm, "dropout_rate": self.dropout_rate}
+
+
+class REDQCnnPolicy(REDQPolicy):
+    """``REDQPolicy`` for images: features from SB3's ``NatureCNN``."""
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class REDQMultiInputPolicy(REDQPolicy):
+    """``REDQPolicy`` for Dict observations: features from SB3's ``CombinedExtractor``."""
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any):
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class SimbaActor(Actor):
+    """SB3's SAC actor over a residual network."""
+
+    def __init__(self, *args: Any, hidden_dim: int, n_blocks: int, **kwargs: Any):
+        super().__init__(*args, **kwargs, net_arch=[hidden_dim])
+        self.latent_pi = ResidualMLP(self.features_dim, hidden_dim, n_blocks)  # type: ignore[assignment]
+
+
+class SimbaPolicy(REDQPolicy):
+    """
+    Residual, normalised networks over running-normalised observations (SimBa, Lee et al. 2025, table 4 for the
+    defaults). The statistics of the observations are those of all steps taken so far; actor, critics and target
+    share them, and they are saved with the policy.
+
+    :param actor_hidden_dim: width of the actor's residual stream
+    :param actor_blocks: residual blocks of the actor
+    :param critic_hidden_dim: width of each critic's residual stream
+    :param critic_blocks: residual blocks of each critic
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        actor_hidden_dim: int = 128,
+        actor_blocks: int = 1,
+        critic_hidden_dim: int = 512,
+        critic_blocks: int = 2,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        n_critics: int = 2,
+    ):
+        self.simba_kwargs = dict(
+            actor_hidden_dim=actor_hidden_dim,
+            actor_blocks=actor_blocks,
+            critic_hidden_dim=critic_hidden_dim,
+            critic_blocks=critic_blocks,
+        )
+        if optimizer_kwargs is None:
+            optimizer_kwargs = dict(weight_decay=1e-2, fused=True)
+        assert isinstance(observation_space, spaces.Box), "SimbaPolicy takes array observations"
+        running_norm = RunningNorm(spaces.flatdim(observation_space))
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=RunningNormExtractor,
+            features_extractor_kwargs=dict(running_norm=running_norm),
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            n_critics=n_critics,
+        )
+        self.running_norm = running_norm
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        del kwargs["net_arch"]
+        hidden_dim, n_blocks = self.simba_kwargs["actor_hidden_dim"], self.simba_kwargs["actor_blocks"]
+        return SimbaActor(**kwargs, hidden_dim=hidden_dim, n_blocks=n_blocks).to(self.device)
+
+    def make_ensemble(self, n_critics: int, in_features: int) -> nn.Module:
+        return ResidualEnsemble(
+            n_critics, in_features, self.simba_kwargs["critic_hidden_dim"], self.simba_kwargs["critic_blocks"]
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        keep = ("observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs", "n_critics")
+        return {**{name: data[name] for name in keep}, **self.simba_kwargs}
+
+
+MlpPolicy = REDQPolicy
+CnnPolicy = REDQCnnPolicy
+MultiInputPolicy = REDQMultiInputPolicy
