@@ -3,6 +3,8 @@
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 
 class NonFiniteTransitionError(ValueError):
@@ -26,3 +28,26 @@ def check_finite_transition(obs: Any, reward: np.ndarray, timestep: int) -> None
                 f"Step {timestep}: environment {env} returned {value[(env, *where)]} in its {field}{index}. "
                 "Training stopped; nothing of this step was stored."
             )
+
+
+class FiniteVecEnv(VecEnvWrapper):
+    """
+    Stops at the first NaN or infinity in an observation or reward.
+
+    :param venv: environments to watch
+    """
+
+    def __init__(self, venv: VecEnv):
+        super().__init__(venv)
+        self.timestep = 0
+
+    def reset(self) -> VecEnvObs:
+        obs = self.venv.reset()
+        check_finite_transition(obs, np.zeros(self.num_envs), self.timestep)
+        return obs
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, reward, dones, infos = self.venv.step_wait()
+        self.timestep += self.num_envs
+        check_finite_transition(obs, reward, self.timestep)
+        return obs, reward, dones, infos

@@ -1,0 +1,289 @@
+"""
+Checkpoints from which a run continues exactly.
+
+A checkpoint is a folder ``step_<timesteps>`` holding model, optimisers, replay buffer, VecNormalize statistics,
+counters and the state of every random generator. Nothing in it is unpickled freely: weights and arrays are read
+with ``weights_only=True``, the rest is JSON. It is written under a temporary name, checksummed and renamed, so that
+a folder with the final name is always whole.
+
+What cannot be saved is the inside of an environment. So every checkpoint ends the running episodes and starts a new
+segment: the environments are seeded from (seed, timesteps) and reset, in the run that goes on as in one that resumes.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import zipfile
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecNormalize
+
+FORMAT = "sb3_pgr.checkpoint"
+VERSION = 1
+_MANIFEST = "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, or is not one of ours, or is damaged."""
+
+
+def save_checkpoint(model: BaseAlgorithm, folder: str | Path, keep: int = 3) -> Path:
+    """
+    Write ``folder/step_<timesteps>`` and remove all but the newest ``keep`` checkpoints.
+
+    :param model: an algorithm between two rollouts
+    :param folder: where the checkpoints of a run lie
+    :param keep: number of checkpoints that stay
+    :return: the new checkpoint
+    :raises CheckpointError: if it cannot be written; older checkpoints are untouched
+    """
+    folder = Path(folder)
+    final = folder / f"step_{model.num_timesteps:012d}"
+    temporary = folder / f".writing-{final.name}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write(model, temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    # zip and torch report a full disk as errors of their own
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        last = latest_checkpoint(folder)
+        kept = f"The last good checkpoint is {last}." if last else "There is no earlier checkpoint."
+        raise CheckpointError(f"Could not write checkpoint {final}: {error}. {kept}") from error
+    for old in list_checkpoints(folder)[: -max(keep, 1)]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """Complete checkpoints in a folder, oldest first."""
+    return sorted(path for path in Path(folder).glob("step_*") if path.is_dir())
+
+
+def latest_checkpoint(folder: str | Path) -> Path | None:
+    """The newest complete checkpoint in a folder, if there is one."""
+    checkpoints = list_checkpoints(folder)
+    return checkpoints[-1] if checkpoints else None
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what killed processes left half-written."""
+    for path in Path(folder).glob(".writing-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> dict[str, Any]:
+    """
+    Restore a checkpoint into a freshly built model of the same kind, with the same environments.
+
+    Random generators are left alone; ``restore_rng`` sets them when training starts.
+
+    :param model: built with the hyper-parameters of the saved run
+    :param path: a folder made by ``save_checkpoint``
+    :return: the saved state of the random generators, for ``restore_rng``
+    :raises CheckpointError: naming the path and what is wrong with it
+    """
+    path = Path(path)
+    _verify(path)
+    state = json.loads((path / "state.json").read_text())
+    if state["algorithm"] != type(model).__name__:
+        raise CheckpointError(f"{path} was written by {state['algorithm']}, not by {type(model).__name__}.")
+    try:
+        _restore_parameters(model, path / "model.zip")
+        if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
+            _set_arrays(model.replay_buffer, th.load(path / "replay_buffer.pt", weights_only=True))
+        vec_normalize = model.get_vec_normalize_env()
+        if vec_normalize is not None:
+            _set_vec_normalize(vec_normalize, th.load(path / "vecnormalize.pt", weights_only=True))
+    except (KeyError, ValueError, RuntimeError, FileNotFoundError) as error:
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    for name, value in state["counters"].items():
+        setattr(model, name, value)
+    model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(state["successes"], maxlen=model._stats_window_size)
+    return state["rng"]
+
+
+def start_segment(model: BaseAlgorithm) -> None:
+    """Seed the environments from (seed, timesteps), reset them, and let the model start new episodes there."""
+    assert model.env is not None
+    entropy = [0 if model.seed is None else model.seed, model.num_timesteps]
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0] % 2**31)
+    model.env.seed(seed)
+    model.action_space.seed(seed)
+    model._last_obs = model.env.reset()  # type: ignore[assignment]
+    model._last_episode_starts = np.ones(model.env.num_envs, dtype=bool)
+    if model._vec_normalize_env is not None:
+        model._last_original_obs = model._vec_normalize_env.get_original_obs()
+    if isinstance(model, OffPolicyAlgorithm) and model.action_noise is not None:
+        model.action_noise.reset()
+
+
+def end_episodes(model: BaseAlgorithm) -> None:
+    """Mark the newest row of the replay buffer as cut off by a time limit, since its episode ends here."""
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None and buffer.size() > 0 and getattr(buffer, "handle_timeout_termination", False):
+        buffer.timeouts[buffer.pos - 1] = np.maximum(buffer.timeouts[buffer.pos - 1], 1 - buffer.dones[buffer.pos - 1])
+        buffer.dones[buffer.pos - 1] = 1
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global generators of python, numpy and torch, as JSON."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
+        "torch": th.get_rng_state().tolist(),
+    }
+    if th.cuda.is_available():
+        state["cuda"] = [generator.tolist() for generator in th.cuda.get_rng_state_all()]
+    return state
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Set the global generators to what ``rng_state`` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    th.set_rng_state(th.tensor(state["torch"], dtype=th.uint8))
+    if "cuda" in state and th.cuda.is_available():
+        th.cuda.set_rng_state_all([th.tensor(generator, dtype=th.uint8) for generator in state["cuda"]])
+
+
+def _write(model: BaseAlgorithm, folder: Path) -> None:
+    model.save(folder / "model.zip")
+    if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
+        th.save(_get_arrays(model.replay_buffer), folder / "replay_buffer.pt")
+    vec_normalize = model.get_vec_normalize_env()
+    if vec_normalize is not None:
+        th.save(_get_vec_normalize(vec_normalize), folder / "vecnormalize.pt")
+    state = {
+        "algorithm": type(model).__name__,
+        # num_timesteps, n_updates, exploration rates, ...: all plain numbers that the algorithm keeps
+        "counters": {name: value for name, value in vars(model).items() if type(value) in (bool, int, float)},
+        "episodes": [_plain(info) for info in model.ep_info_buffer or []],
+        "successes": [float(success) for success in model.ep_success_buffer or []],
+        "rng": rng_state(),
+    }
+    (folder / "state.json").write_text(json.dumps(state))
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    manifest = {"format": FORMAT, "version": VERSION, "files": {path.name: _fingerprint(path) for path in files}}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _verify(path: Path) -> None:
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a checkpoint: there is no such folder.")
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not a checkpoint: it has no {_MANIFEST}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise CheckpointError(f"{path} is damaged: {_MANIFEST} cannot be read.") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of sb3_pgr: {_MANIFEST} is of another kind.")
+    if manifest.get("version") != VERSION:
+        raise CheckpointError(f"{path} has format version {manifest.get('version')}; this library reads version {VERSION}.")
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path} is damaged: {name} is missing.")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise CheckpointError(f"{path} is damaged: {name} has {size} bytes, {expected['bytes']} were written.")
+        if _fingerprint(file)["sha256"] != expected["sha256"]:
+            raise CheckpointError(f"{path} is damaged: the content of {name} has changed since it was written.")
+
+
+def _restore_parameters(model: BaseAlgorithm, path: Path) -> None:
+    """As ``BaseAlgorithm.load`` does, without its pickled part."""
+    _, params, variables = load_from_zip_file(path, device=model.device, load_data=False)
+    model.set_parameters(params, exact_match=True, device=model.device)
+    for name, value in (variables or {}).items():
+        target = model
+        *parents, attribute = name.split(".")
+        for parent in parents:
+            target = getattr(target, parent)
+        getattr(target, attribute).data.copy_(value.data)
+
+
+def _get_arrays(buffer: BaseBuffer) -> dict[str, Any]:
+    """Arrays (their filled rows only), plain numbers and generators among a buffer's attributes."""
+    size, state = buffer.size(), {}
+    for name, value in vars(buffer).items():
+        if isinstance(value, np.ndarray | th.Tensor):
+            rows = value[:size] if value.shape[:1] == (buffer.buffer_size,) else value
+            state[name] = th.as_tensor(rows).cpu().clone()
+        elif isinstance(value, dict) and all(isinstance(item, np.ndarray) for item in value.values()):
+            state[name] = {key: th.as_tensor(item[:size]).clone() for key, item in value.items()}
+        elif isinstance(value, th.Generator):
+            state[name] = value.get_state()
+        elif type(value) in (bool, int, float):
+            state[name] = value
+    return state
+
+
+def _set_arrays(buffer: BaseBuffer, state: dict[str, Any]) -> None:
+    if state["buffer_size"] != buffer.buffer_size or state["n_envs"] != buffer.n_envs:
+        raise ValueError(
+            f"its buffer holds {state['buffer_size']} x {state['n_envs']} transitions, "
+            f"this one {buffer.buffer_size} x {buffer.n_envs}"
+        )
+    for name, value in state.items():
+        current = getattr(buffer, name)
+        if isinstance(current, th.Generator):
+            current.set_state(value)
+        elif isinstance(current, dict):
+            for key, rows in value.items():
+                current[key][: len(rows)] = rows.numpy()
+        elif isinstance(current, th.Tensor):
+            _rows_of(current, value).copy_(value)
+        elif isinstance(current, np.ndarray):
+            _rows_of(current, value)[...] = value.numpy()
+        else:
+            setattr(buffer, name, value)
+
+
+def _rows_of(storage: Any, rows: th.Tensor) -> Any:
+    return storage[: len(rows)] if rows.dim() else storage
+
+
+def _get_vec_normalize(env: VecNormalize) -> dict[str, Any]:
+    obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
+    stats = {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}
+    return {
+        name: {"mean": th.as_tensor(rms.mean), "var": th.as_tensor(rms.var), "count": float(rms.count)}
+        for name, rms in stats.items()
+    }
+
+
+def _set_vec_normalize(env: VecNormalize, state: dict[str, Any]) -> None:
+    obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
+    for name, rms in {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}.items():
+        rms.mean, rms.var = state[name]["mean"].numpy(), state[name]["var"].numpy()
+        rms.count = state[name]["count"]
+
+
+def _plain(info: dict[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in info.items() if isinstance(value, int | float | np.number)}

@@ -1,0 +1,34 @@
+"""``progress.csv`` that survives a resume."""
+
+import csv
+import os
+from pathlib import Path
+
+from stable_baselines3.common.logger import CSVOutputFormat
+
+TIMESTEPS = "time/total_timesteps"
+
+
+class ResumableCSV(CSVOutputFormat):
+    """
+    SB3's CSV log, which keeps the rows of an earlier part of the same run.
+
+    :param path: the file
+    :param since: rows with more timesteps than this are dropped (they are about to be repeated); 0 starts afresh
+    """
+
+    def __init__(self, path: str | Path, since: int = 0):
+        rows: list[dict[str, str]] = []
+        if since > 0 and os.path.exists(path):
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if _timesteps(row) <= since]
+        super().__init__(str(path))
+        for row in rows:
+            self.write({key: float(value) for key, value in row.items() if value}, {key: () for key in row})
+
+
+def _timesteps(row: dict[str, str]) -> float:
+    try:
+        return float(row[TIMESTEPS])
+    except (KeyError, TypeError, ValueError):
+        return float("inf")  # a line cut off by a crash

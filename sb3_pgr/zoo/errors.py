@@ -1,0 +1,35 @@
+"""What the command line says when it cannot go on."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import gymnasium as gym
+
+from sb3_pgr.common.checkpoint import CheckpointError
+from sb3_pgr.common.health import NonFiniteTransitionError
+
+
+class UsageError(ValueError):
+    """The user asked for something that does not exist or cannot be done; the message says what can."""
+
+
+EXPECTED = (UsageError, CheckpointError, NonFiniteTransitionError, gym.error.Error)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Print expected errors without a traceback and exit with 1 (2 for wrong usage); exit with 130 on Ctrl-C."""
+    try:
+        yield
+    except EXPECTED as error:
+        print(f"sb3-pgr: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError | gym.error.Error) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def entry_point(main: Callable[[], None]) -> None:
+    """Run a command with ``plain_errors``."""
+    with plain_errors():
+        main()

@@ -1,0 +1,222 @@
+"""RL Zoo's experiment manager with packaged configs, early checks, exact resume, ``progress.csv`` and videos."""
+
+import argparse
+import copy
+import shutil
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rl_zoo3 import ALGOS
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import get_class_by_name
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pgr.common.callbacks import ResumableCheckpoint, VideoCallback
+from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
+from sb3_pgr.common.progress_csv import ResumableCSV
+from sb3_pgr.envs.rendering import require_renderer
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.hyperparams import check_hyperparams
+from sb3_pgr.zoo.rendering import make_render_env
+from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, require_writable, resume_point, write_run_file
+
+
+@dataclass
+class Extras:
+    """What our command line knows beyond RL Zoo's."""
+
+    checkpoint_freq: int = 10_000
+    keep_checkpoints: int = 3
+    video_freq: int = 0
+    video_episodes: int = 1
+    video_width: int = 480
+    video_height: int = 480
+    video_fps: int | None = None
+    resume: Path | None = None
+    hyperparams: dict[str, Any] | None = None  # of the resumed run
+    argv: list[str] = field(default_factory=list)
+
+
+class Manager(ExperimentManager):
+    """
+    RL Zoo's ``ExperimentManager``; see ``Extras`` for what is new.
+
+    :param args: RL Zoo's arguments
+    :param extras: set on the class by the command line, since RL Zoo builds the manager itself
+    """
+
+    extras = Extras()
+
+    def __init__(self, args: argparse.Namespace, algo: str, env_id: str, log_folder: str, *rest: Any, **kwargs: Any):
+        if kwargs.get("config") is None:
+            packaged = resources.files("sb3_pgr.zoo_configs") / f"{algo}.yml"
+            kwargs["config"] = str(packaged) if packaged.is_file() else None
+        super().__init__(args, algo, env_id, log_folder, *rest, **kwargs)
+        if self.extras.resume is not None:
+            self.save_path = str(self.extras.resume)
+            self.params_path = f"{self.save_path}/{self.env_name}"
+        if not self.optimize_hyperparameters:
+            require_writable(self.log_path if self.extras.resume is None else self.save_path)
+        if self.extras.video_freq > 0:
+            try:
+                require_renderer()
+            except RuntimeError as error:
+                raise UsageError(str(error)) from None
+        self.checkpoint: ResumableCheckpoint | None = None
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            hyperparams, saved = super().read_hyperparameters()
+        except FileNotFoundError:
+            raise UsageError(f"There is no configuration file {self.config}.") from None
+        except yaml.YAMLError as error:
+            raise UsageError(f"{self.config} is not valid YAML: {error}") from None
+        if self.extras.hyperparams is not None:
+            hyperparams = copy.deepcopy(self.extras.hyperparams)
+            saved = OrderedDict(sorted(hyperparams.items()))
+        check_hyperparams(ALGOS[self.algo], hyperparams, (self.custom_hyperparams or {}).keys(), self.config)
+        return hyperparams, copy.deepcopy(saved)
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        # RL Zoo evaluates these as python, so a dotted name there means nothing to it.
+        for key in ("replay_buffer_class", "rollout_buffer_class"):
+            name = hyperparams.get(key)
+            if isinstance(name, str) and "." in name and name.replace(".", "").replace("_", "").isalnum():
+                try:
+                    hyperparams[key] = get_class_by_name(name)
+                except (ImportError, AttributeError):
+                    raise UsageError(f"{key}: there is no class {name}.") from None
+        # Monitor would overwrite the episodes of the part before the resume.
+        if self.extras.resume is not None:
+            hyperparams["monitor_kwargs"] = {**hyperparams.get("monitor_kwargs", {}), "override_existing": False}
+        return super()._preprocess_hyperparams(hyperparams)
+
+    def create_callbacks(self) -> None:
+        super().create_callbacks()
+        if self.optimize_hyperparameters:
+            return
+        resume_from = resume_point(self.save_path) if self.extras.resume is not None else None
+        self.checkpoint = ResumableCheckpoint(
+            Path(self.save_path) / CHECKPOINTS, self.extras.checkpoint_freq, self.extras.keep_checkpoints, resume_from=resume_from
+        )
+        self.callbacks.append(self.checkpoint)
+        if self.extras.video_freq > 0:
+            self.callbacks.append(
+                VideoCallback(
+                    lambda: make_render_env(self, self._video_size),
+                    Path(self.save_path) / VIDEOS,
+                    self.env_name,
+                    self.extras.video_freq,
+                    self.extras.video_episodes,
+                    self._video_size,
+                    self.extras.video_fps,
+                )
+            )
+
+    @property
+    def _video_size(self) -> tuple[int, int]:
+        return self.extras.video_width, self.extras.video_height
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        # Below VecNormalize, whose running statistics one NaN would spoil.
+        return super()._maybe_normalize(FiniteVecEnv(env), eval_env)
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        results = super().setup_experiment()
+        if results is None:
+            return None
+        model, saved_hyperparams = results
+        if self.checkpoint is not None and self.checkpoint.resume_from is not None:
+            self.checkpoint.restore(model)
+            print(f"Resuming from {self.checkpoint.resume_from} at step {model.num_timesteps}")
+            self._restore_callbacks(model)
+            self._hyperparams_left(model)
+        else:
+            write_run_file(self.save_path, self.extras.argv, self.seed, saved_hyperparams)
+        model.set_logger(self._logger(model))
+        return model, saved_hyperparams
+
+    def _hyperparams_left(self, model: BaseAlgorithm) -> None:
+        """``learn`` counts from where it starts: leave it the steps that are still to do."""
+        if model.num_timesteps >= self.n_timesteps:
+            raise UsageError(
+                f"{self.save_path} has already reached step {model.num_timesteps} of {self.n_timesteps}; "
+                "give a larger -n to train on."
+            )
+        self.n_timesteps -= model.num_timesteps
+
+    def _restore_callbacks(self, model: BaseAlgorithm) -> None:
+        calls = model.num_timesteps // model.n_envs
+        for callback in self.callbacks:
+            callback.n_calls = calls
+            if isinstance(callback, EvalCallback):
+                _restore_evaluations(callback, model.num_timesteps)
+
+    def _logger(self, model: BaseAlgorithm) -> Logger:
+        since = model.num_timesteps if self.extras.resume is not None else 0
+        formats: list[KVWriter] = [ResumableCSV(Path(self.save_path) / "progress.csv", since)]
+        if self.verbose > 0:
+            formats.append(HumanOutputFormat(sys.stdout))
+        if self.tensorboard_log is not None:
+            run = Path(self.save_path).name
+            formats.append(TensorBoardOutputFormat(str(Path(self.tensorboard_log) / self.algo / run)))
+        return Logger(self.save_path, formats)
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        kwargs: dict[str, Any] = {"reset_num_timesteps": self.extras.resume is None}
+        if self.log_interval != -1:
+            kwargs["log_interval"] = self.log_interval if self.log_interval > -1 else None
+        assert self.checkpoint is not None
+        try:
+            model.learn(self.n_timesteps, callback=self.callbacks, **kwargs)
+        except KeyboardInterrupt:
+            self.save_trained_model(model)
+            print(f"Interrupted at step {model.num_timesteps}. Continue with: sb3-pgr train --resume {self.save_path}")
+            raise
+        except NonFiniteTransitionError as error:
+            path = self.checkpoint.save()
+            raise NonFiniteTransitionError(f"{error} A checkpoint of the state before it is in {path}.") from None
+        finally:
+            self.checkpoint.release()
+            _end(self.callbacks)
+            assert model.env is not None
+            model.env.close()
+            model.logger.close()
+
+
+def _end(callbacks: list[BaseCallback]) -> None:
+    """Close the progress bar, as RL Zoo does after an interruption; only it needs closing."""
+    for callback in callbacks:
+        if hasattr(callback, "pbar") and callback.pbar is not None:
+            callback.on_training_end()
+            callback.pbar = None
+
+
+def _restore_evaluations(callback: EvalCallback, num_timesteps: int) -> None:
+    """Take up ``evaluations.npz`` where the checkpoint left it."""
+    assert callback.log_path is not None
+    path = Path(callback.log_path).with_suffix(".npz")
+    if not path.exists():
+        return
+    try:
+        with np.load(path) as saved:
+            keep = saved["timesteps"] <= num_timesteps
+            callback.evaluations_timesteps = saved["timesteps"][keep].tolist()
+            callback.evaluations_results = saved["results"][keep].tolist()
+            callback.evaluations_length = saved["ep_lengths"][keep].tolist()
+    except (OSError, ValueError, KeyError):
+        damaged = path.with_suffix(".damaged.npz")
+        shutil.move(path, damaged)
+        print(f"{path} was cut off and cannot be read; it is now {damaged}, and evaluations start afresh.")
+        return
+    if callback.evaluations_results:
+        callback.best_mean_reward = float(np.max(np.mean(callback.evaluations_results, axis=1)))

@@ -1,0 +1,53 @@
+"""Makes RL Zoo know our algorithms. Importing this imports rl_zoo3, which has side effects on gymnasium."""
+
+import difflib
+from typing import Any
+
+import optuna
+from rl_zoo3 import ALGOS
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_offpolicy_params
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pgr.redq import REDQ
+from sb3_pgr.zoo.errors import UsageError
+
+
+def sample_redq_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """Search space of REDQ."""
+    return convert_redq_params(
+        {
+            "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.001, 0.03, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 1e-4, 2e-3, log=True),
+            "batch_size_pow": trial.suggest_int("batch_size_pow", 6, 9),
+            "tau": trial.suggest_float("tau", 0.001, 0.02, log=True),
+            "gradient_steps": trial.suggest_categorical("gradient_steps", [5, 10, 20]),
+            "n_critics": trial.suggest_categorical("n_critics", [2, 5, 10]),
+            "target_mode": trial.suggest_categorical("target_mode", ["min", "mean"]),
+            "layer_norm": trial.suggest_categorical("layer_norm", [False, True]),
+        }
+    )
+
+
+def convert_redq_params(sampled: dict[str, Any]) -> dict[str, Any]:
+    """From sampled values to constructor arguments."""
+    params = convert_offpolicy_params({**sampled, "net_arch": "big"})
+    policy_kwargs = {**params.get("policy_kwargs", {}), "net_arch": [256, 256], "layer_norm": params.pop("layer_norm")}
+    return {**params, "policy_kwargs": policy_kwargs, "policy_delay": params["gradient_steps"]}
+
+
+def register() -> None:
+    """Add our algorithms to RL Zoo's tables; safe to call twice."""
+    ALGOS["redq"] = REDQ
+    HYPERPARAMS_SAMPLER["redq"] = sample_redq_params
+    HYPERPARAMS_CONVERTER["redq"] = convert_redq_params
+
+
+def resolve_algorithm(name: str) -> type[BaseAlgorithm]:
+    """
+    :raises UsageError: on an unknown name, with the nearest ones
+    """
+    if name not in ALGOS:
+        nearest = difflib.get_close_matches(name, list(ALGOS), n=3, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
+        raise UsageError(f"There is no algorithm '{name}'.{hint} There are: {', '.join(sorted(ALGOS))}.")
+    return ALGOS[name]

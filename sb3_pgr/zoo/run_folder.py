@@ -1,0 +1,102 @@
+"""Run folders as RL Zoo lays them out: ``<logs>/<algo>/<env>_<k>/``."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sb3_pgr.common.checkpoint import latest_checkpoint
+from sb3_pgr.zoo.errors import UsageError
+
+RUN_FILE = "run.json"
+CHECKPOINTS = "checkpoints"
+VIDEOS = "videos"
+
+
+def require_writable(folder: str | Path, free_bytes: int = 200 * 2**20) -> None:
+    """
+    :raises UsageError: if nothing can be written there, or less than ``free_bytes`` are free
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError as error:
+        raise UsageError(f"Cannot write to {folder}: {error.strerror}. Choose another folder with -f.") from None
+    free = shutil.disk_usage(folder).free
+    if free < free_bytes:
+        raise UsageError(
+            f"Only {free / 2**20:.0f} MB are free in {folder}, and a run needs at least {free_bytes / 2**20:.0f} MB."
+        )
+
+
+def write_run_file(run: str | Path, argv: list[str], seed: int, hyperparams: dict[str, Any]) -> None:
+    """Remember what ``--resume`` needs: the command line, the seed drawn, and the hyper-parameters after overrides."""
+    try:
+        stored = json.loads(json.dumps(hyperparams)) if _survives_json(hyperparams) else None
+    except TypeError:
+        stored = None  # classes among them: they are read again from YAML and the command line
+    text = json.dumps({"argv": argv, "seed": seed, "hyperparams": stored}, indent=1)
+    temporary = Path(run) / f".{RUN_FILE}.writing"
+    temporary.write_text(text + "\n")
+    os.replace(temporary, Path(run) / RUN_FILE)
+
+
+def read_run_file(run: str | Path) -> dict[str, Any]:
+    """
+    :raises UsageError: if the folder is not a run of ours
+    """
+    path = Path(run) / RUN_FILE
+    try:
+        content = json.loads(path.read_text())
+        return {key: content[key] for key in ("argv", "seed", "hyperparams")}
+    except FileNotFoundError:
+        raise UsageError(f"{run} is not a run that can be resumed: it has no {RUN_FILE}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise UsageError(f"{path} is damaged: it is not what `sb3-pgr train` writes.") from None
+
+
+def find_runs(logs: str | Path, env_id: str, algo: str | None = None) -> list[Path]:
+    """Runs of an environment, newest first."""
+    name = re.escape(env_id.replace("/", "-"))
+    pattern = re.compile(rf"{name}_\d+(_[0-9a-f-]+)?")
+    roots = [Path(logs) / algo] if algo else [path for path in Path(logs).glob("*") if path.is_dir()]
+    runs = [path for root in roots for path in root.glob("*") if path.is_dir() and pattern.fullmatch(path.name)]
+    return sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)
+
+
+def find_models(run: str | Path) -> list[Path]:
+    """Saved models of a run, the one to show first: final, best, then checkpoints from newest to oldest."""
+    run = Path(run)
+    name = re.sub(r"_\d+(_[0-9a-f-]+)?$", "", run.name)
+    models = [path for path in (run / f"{name}.zip", run / "best_model.zip") if path.is_file()]
+    steps = [path for path in run.glob("rl_model_*_steps.zip")]
+    models += sorted(steps, key=lambda path: int(path.stem.split("_")[2]), reverse=True)
+    models += sorted((run / CHECKPOINTS).glob("step_*/model.zip"), reverse=True)
+    return models
+
+
+def resume_point(run: str | Path) -> Path:
+    """
+    The newest checkpoint of a run.
+
+    :raises UsageError: if there is none
+    """
+    checkpoint = latest_checkpoint(Path(run) / CHECKPOINTS)
+    if checkpoint is None:
+        raise UsageError(f"{run} has no complete checkpoint to resume from; train with --checkpoint-freq to get some.")
+    return checkpoint
+
+
+def _survives_json(value: Any) -> bool:
+    """Whether JSON gives back what it was given, down to the types."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _survives_json(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(_survives_json(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)

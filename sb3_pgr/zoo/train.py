@@ -1,0 +1,127 @@
+"""``train``: RL Zoo's command with resumable checkpoints and videos."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+import rl_zoo3.train
+import rl_zoo3.utils
+
+from sb3_pgr.envs import resolve_env_id
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.manager import Extras, Manager
+from sb3_pgr.zoo.registry import register, resolve_algorithm
+from sb3_pgr.zoo.run_folder import read_run_file
+
+
+def main() -> None:
+    """
+    Train, or resume a run. Options that this command does not know itself are RL Zoo's.
+
+    :raises UsageError: on anything that cannot work, before training starts
+    """
+    register()
+    argv = sys.argv[1:]
+    if {"-h", "--help"} & set(argv):
+        _parser().print_help()
+        print("\nAll other options are those of RL Baselines3 Zoo:\n")
+        _run_rl_zoo(["--help"])
+    extras, argv = _extras(argv)
+    if extras.resume is not None:
+        stored = read_run_file(extras.resume)
+        extras.hyperparams = stored["hyperparams"]
+        # What is said now stands after, and so above, what was said then.
+        extras_now, argv = vars(extras), [*stored["argv"], "--seed", str(stored["seed"]), *argv]
+        given = {option for option in extras_now if _given(option)}
+        extras, argv = _extras(argv)
+        for option in (*given, "resume", "hyperparams"):
+            setattr(extras, option, extras_now[option])
+        if _option(argv, "-params", "--hyperparams", after=len(stored["argv"])) is not None:
+            raise UsageError("--resume continues with the hyper-parameters of the run; -params cannot change them.")
+    else:
+        extras.argv = sys.argv[1:]
+    _check(argv)
+    Manager.extras = extras
+    rl_zoo3.train.ExperimentManager = Manager  # type: ignore[misc]
+    # A progress bar, unless the output goes to a file.
+    if sys.stdout.isatty() and not {"-P", "--progress"} & set(argv):
+        argv.append("-P")
+    _run_rl_zoo(argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sb3-pgr train", allow_abbrev=False, add_help=False)
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder to continue, exactly where its checkpoint is")
+    parser.add_argument("--checkpoint-freq", type=int, default=10_000, help="steps between resumable checkpoints; 0 for none")
+    parser.add_argument("--keep-checkpoints", type=int, default=3, help="number of checkpoints kept")
+    parser.add_argument("--video-freq", type=int, default=0, help="steps between videos; 0 for none")
+    parser.add_argument("--video-episodes", type=int, default=1, help="episodes in a video")
+    parser.add_argument("--video-width", type=int, default=480, help="pixels")
+    parser.add_argument("--video-height", type=int, default=480, help="pixels")
+    parser.add_argument("--video-fps", type=int, default=None, help="frames per second; the environment's own by default")
+    return parser
+
+
+def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
+    known, rest = _parser().parse_known_args(argv)
+    for option in ("checkpoint_freq", "video_freq"):
+        if getattr(known, option) < 0:
+            raise UsageError(f"--{option.replace('_', '-')} must be 0 or more.")
+    for option in ("keep_checkpoints", "video_episodes", "video_width", "video_height"):
+        if getattr(known, option) < 1:
+            raise UsageError(f"--{option.replace('_', '-')} must be at least 1.")
+    return Extras(**vars(known)), rest
+
+
+def _given(option: str) -> bool:
+    flag = f"--{option.replace('_', '-')}"
+    return any(argument == flag or argument.startswith(f"{flag}=") for argument in sys.argv[1:])
+
+
+def _option(argv: list[str], *flags: str, after: int = 0) -> str | None:
+    """The last value given to an option of RL Zoo's; an empty text if it stands at the end."""
+    value = None
+    for i, argument in enumerate(argv):
+        name, _, joined = argument.partition("=")
+        if name in flags and i >= after:
+            value = joined or (argv[i + 1] if i + 1 < len(argv) else "")
+    return value
+
+
+def _check(argv: list[str]) -> None:
+    """Say what is wrong with the names before RL Zoo's parser does."""
+    algo, env_id = _option(argv, "--algo"), _option(argv, "--env")
+    if algo is None:
+        raise UsageError("Say which algorithm to train: --algo redq.")
+    resolve_algorithm(algo)
+    if env_id is None:
+        raise UsageError("Say which environment to train on: --env dmc/cheetah-run-v0. `sb3-pgr list-envs` prints them.")
+    if "--gym-packages" in argv:
+        for name in argv[argv.index("--gym-packages") + 1 :]:
+            if name.startswith("-"):
+                break
+            importlib.import_module(name)
+    resolve_env_id(env_id)
+    for flag in ("-params", "--hyperparams"):
+        for argument in argv[argv.index(flag) + 1 :] if flag in argv else []:
+            if argument.startswith("-"):
+                break
+            _check_param(argument)
+
+
+def _check_param(argument: str) -> None:
+    """RL Zoo evaluates the values of ``-params`` as python."""
+    name, _, value = argument.partition(":")
+    if not name.isidentifier() or not value:
+        raise UsageError(f"-params: {argument!r} is not of the form name:value.")
+    try:
+        eval(value, vars(rl_zoo3.utils))
+    except Exception as error:
+        advice = f"Text needs quotes of its own: {name}:\"'{value}'\"."
+        raise UsageError(f"-params: the value of {name} cannot be read as python ({error}). {advice}") from None
+
+
+def _run_rl_zoo(argv: list[str]) -> None:
+    sys.argv = [sys.argv[0], *argv]
+    rl_zoo3.train.train()
