@@ -12,10 +12,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_pgr.common.checkpoint import (
+    Restart,
     end_episodes,
     load_checkpoint,
     remove_unfinished,
-    restore_rng,
     save_checkpoint,
     start_segment,
 )
@@ -46,7 +46,7 @@ class ResumableCheckpoint(BaseCallback):
         self.keep = keep
         self.patience = patience
         self.resume_from = resume_from
-        self._rng: dict[str, Any] | None = None
+        self._restart: Restart | None = None
         self._last_save = 0
         self._episodes_over = False
         self._interrupted = False
@@ -55,7 +55,7 @@ class ResumableCheckpoint(BaseCallback):
     def restore(self, model: Any) -> None:
         """Load ``resume_from`` into the model; then ``learn(..., reset_num_timesteps=False)``."""
         assert self.resume_from is not None
-        self._rng = load_checkpoint(model, self.resume_from)
+        self._restart = load_checkpoint(model, self.resume_from)
 
     def save(self) -> Path:
         """Write a checkpoint now and start new episodes."""
@@ -68,10 +68,9 @@ class ResumableCheckpoint(BaseCallback):
     def _on_training_start(self) -> None:
         remove_unfinished(self.folder)
         self._last_save = self.model.num_timesteps
-        if self._rng is not None:
-            restore_rng(self._rng)
-            start_segment(self.model)
-            self._rng = None
+        if self._restart is not None:
+            self._restart.apply(self.model)
+            self._restart = None
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGINT, self._hold)
 

@@ -17,6 +17,7 @@ import random
 import shutil
 import zipfile
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +87,32 @@ def remove_unfinished(folder: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> dict[str, Any]:
+@dataclass
+class Restart:
+    """
+    What has to be restored after ``learn`` has reset the environments: the generators that a reset may draw from,
+    and the statistics of VecNormalize, which count a reset.
+    """
+
+    rng: dict[str, Any]
+    vec_normalize: dict[str, Any] | None
+
+    def apply(self, model: BaseAlgorithm) -> None:
+        """Continue where the checkpoint left off; call it when training starts."""
+        vec_normalize = model.get_vec_normalize_env()
+        if vec_normalize is not None and self.vec_normalize is not None:
+            _set_vec_normalize(vec_normalize, self.vec_normalize)
+        restore_rng(self.rng)
+        start_segment(model)
+
+
+def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> Restart:
     """
     Restore a checkpoint into a freshly built model of the same kind, with the same environments.
 
-    Random generators are left alone; ``restore_rng`` sets them when training starts.
-
     :param model: built with the hyper-parameters of the saved run
     :param path: a folder made by ``save_checkpoint``
-    :return: the saved state of the random generators, for ``restore_rng``
+    :return: what to apply when training starts
     :raises CheckpointError: naming the path and what is wrong with it
     """
     path = Path(path)
@@ -106,16 +124,16 @@ def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> dict[str, Any]:
         _restore_parameters(model, path / "model.zip")
         if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
             _set_arrays(model.replay_buffer, th.load(path / "replay_buffer.pt", weights_only=True))
-        vec_normalize = model.get_vec_normalize_env()
-        if vec_normalize is not None:
-            _set_vec_normalize(vec_normalize, th.load(path / "vecnormalize.pt", weights_only=True))
+        vec_normalize = None
+        if model.get_vec_normalize_env() is not None:
+            vec_normalize = th.load(path / "vecnormalize.pt", weights_only=True)
     except (KeyError, ValueError, RuntimeError, FileNotFoundError) as error:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
     for name, value in state["counters"].items():
         setattr(model, name, value)
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(state["successes"], maxlen=model._stats_window_size)
-    return state["rng"]
+    return Restart(state["rng"], vec_normalize)
 
 
 def start_segment(model: BaseAlgorithm) -> None:

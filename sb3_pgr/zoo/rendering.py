@@ -4,7 +4,7 @@ from typing import Any
 
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 
 def make_render_env(manager: ExperimentManager, size: tuple[int, int]) -> VecEnv:
@@ -14,20 +14,21 @@ def make_render_env(manager: ExperimentManager, size: tuple[int, int]) -> VecEnv
     :param manager: a manager that has read its hyper-parameters
     :param size: (width, height); environments that cannot choose their size keep their own
     """
-    own_kwargs, vec_env_class = manager.eval_env_kwargs, manager.vec_env_class
-    kwargs: dict[str, Any] = {**(own_kwargs or {}), "render_mode": "rgb_array"}
-    if _takes_size(manager.env_name.gym_id, kwargs, size):
-        kwargs |= {"width": size[0], "height": size[1]}
+    own = manager.eval_env_kwargs, manager.vec_env_class
     try:
-        manager.eval_env_kwargs = kwargs
+        manager.eval_env_kwargs = render_kwargs(manager.env_name.gym_id, manager.eval_env_kwargs, size)
+        manager.vec_env_class = DummyVecEnv
         return manager.create_envs(1, eval_env=True, no_log=True)
     finally:
-        manager.eval_env_kwargs, manager.vec_env_class = own_kwargs, vec_env_class
+        manager.eval_env_kwargs, manager.vec_env_class = own
 
 
-def _takes_size(env_id: str, kwargs: dict[str, Any], size: tuple[int, int]) -> bool:
+def render_kwargs(env_id: str, env_kwargs: dict[str, Any] | None, size: tuple[int, int]) -> dict[str, Any]:
+    """Keyword arguments that make an environment render ``rgb_array``, in this (width, height) if it can."""
+    plain = {**(env_kwargs or {}), "render_mode": "rgb_array"}
+    sized = {**plain, "width": size[0], "height": size[1]}
     try:
-        gym.make(env_id, **{**kwargs, "width": size[0], "height": size[1]}).close()
+        gym.make(env_id, **sized).close()
     except TypeError:
-        return False
-    return True
+        return plain
+    return sized

@@ -9,6 +9,7 @@ import rl_zoo3.train
 import rl_zoo3.utils
 
 from sb3_pgr.envs import resolve_env_id
+from sb3_pgr.zoo.arguments import option
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
 from sb3_pgr.zoo.registry import register, resolve_algorithm
@@ -33,11 +34,11 @@ def main() -> None:
         extras.hyperparams = stored["hyperparams"]
         # What is said now stands after, and so above, what was said then.
         extras_now, argv = vars(extras), [*stored["argv"], "--seed", str(stored["seed"]), *argv]
-        given = {option for option in extras_now if _given(option)}
+        given = {name for name in extras_now if _given(name)}
         extras, argv = _extras(argv)
-        for option in (*given, "resume", "hyperparams"):
-            setattr(extras, option, extras_now[option])
-        if _option(argv, "-params", "--hyperparams", after=len(stored["argv"])) is not None:
+        for name in (*given, "resume", "hyperparams"):
+            setattr(extras, name, extras_now[name])
+        if option(argv, "-params", "--hyperparams", after=len(stored["argv"])) is not None:
             raise UsageError("--resume continues with the hyper-parameters of the run; -params cannot change them.")
     else:
         extras.argv = sys.argv[1:]
@@ -65,33 +66,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
     known, rest = _parser().parse_known_args(argv)
-    for option in ("checkpoint_freq", "video_freq"):
-        if getattr(known, option) < 0:
-            raise UsageError(f"--{option.replace('_', '-')} must be 0 or more.")
-    for option in ("keep_checkpoints", "video_episodes", "video_width", "video_height"):
-        if getattr(known, option) < 1:
-            raise UsageError(f"--{option.replace('_', '-')} must be at least 1.")
+    for name in ("checkpoint_freq", "video_freq"):
+        if getattr(known, name) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} must be 0 or more.")
+    for name in ("keep_checkpoints", "video_episodes", "video_width", "video_height"):
+        if getattr(known, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
     return Extras(**vars(known)), rest
 
 
-def _given(option: str) -> bool:
-    flag = f"--{option.replace('_', '-')}"
-    return any(argument == flag or argument.startswith(f"{flag}=") for argument in sys.argv[1:])
-
-
-def _option(argv: list[str], *flags: str, after: int = 0) -> str | None:
-    """The last value given to an option of RL Zoo's; an empty text if it stands at the end."""
-    value = None
-    for i, argument in enumerate(argv):
-        name, _, joined = argument.partition("=")
-        if name in flags and i >= after:
-            value = joined or (argv[i + 1] if i + 1 < len(argv) else "")
-    return value
+def _given(name: str) -> bool:
+    return option(sys.argv[1:], f"--{name.replace('_', '-')}") is not None
 
 
 def _check(argv: list[str]) -> None:
     """Say what is wrong with the names before RL Zoo's parser does."""
-    algo, env_id = _option(argv, "--algo"), _option(argv, "--env")
+    algo, env_id = option(argv, "--algo"), option(argv, "--env")
     if algo is None:
         raise UsageError("Say which algorithm to train: --algo redq.")
     resolve_algorithm(algo)

@@ -1,0 +1,46 @@
+"""``enjoy``: RL Zoo's command, for our algorithms and environments."""
+
+import os
+import sys
+
+import gymnasium as gym
+import rl_zoo3.enjoy
+
+from sb3_pgr.envs import resolve_env_id
+from sb3_pgr.zoo.arguments import option
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.registry import register, resolve_algorithm
+from sb3_pgr.zoo.run_folder import find_runs
+
+
+def main() -> None:
+    """
+    Run a trained agent. Runs are looked for in ``logs`` by default, and nothing is shown where there is no screen.
+
+    :raises UsageError: on names that do not exist, or if there is no such run
+    """
+    register()
+    argv = sys.argv[1:]
+    if not {"-h", "--help"} & set(argv):
+        folder = option(argv, "-f", "--folder")
+        if folder is None:
+            folder = "logs"
+            argv += ["-f", folder]
+        algo, env_id = option(argv, "--algo"), option(argv, "--env")
+        if algo is None or env_id is None:
+            raise UsageError("Say what to watch: --algo redq --env dmc/cheetah-run-v0.")
+        resolve_algorithm(algo)
+        resolve_env_id(env_id)
+        if not find_runs(folder, env_id, algo):
+            raise UsageError(f"There is no run of {algo} on {env_id} in {folder}.")
+        if not _can_show(env_id) and "--no-render" not in argv:
+            argv.append("--no-render")
+            print("Nothing is shown here; `sb3-pgr record-video` films the agent.")
+    sys.argv = [sys.argv[0], *argv]
+    rl_zoo3.enjoy.enjoy()
+
+
+def _can_show(env_id: str) -> bool:
+    """Whether there is a screen, and the environment draws on it."""
+    has_screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(has_screen) and gym.registry[env_id].entry_point != "sb3_pgr.envs.dmc:make_dmc"

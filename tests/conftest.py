@@ -1,0 +1,12 @@
+import os
+
+import pytest
+import torch as th
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tests use tiny networks, and several test processes share the machine."""
+    th.set_num_threads(1)

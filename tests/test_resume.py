@@ -1,0 +1,221 @@
+"""A run that is killed and resumed ends where the uninterrupted one does, bit for bit."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pgr import REDQ
+from sb3_pgr.common.callbacks import ResumableCheckpoint
+from sb3_pgr.common.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
+
+STEPS, SAVE_FREQ = 600, 40
+SMALL = dict(net_arch=[16, 16])
+
+
+def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: int = 3):
+    env = make_vec_env("CartPole-v1" if algo in ("dqn", "ppo") else "Pendulum-v1", n_envs=n_envs)
+    if normalize:
+        env = VecNormalize(env)
+    if algo == "redq":
+        return REDQ(
+            "MlpPolicy", env, learning_starts=100, gradient_steps=4, policy_delay=2, n_critics=4, buffer_size=500, batch_size=32,
+            learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=SMALL, seed=seed,
+        )  # fmt: skip
+    if algo == "droq":
+        kwargs = SMALL | dict(layer_norm=True, dropout_rate=0.1)
+        return REDQ("MlpPolicy", env, learning_starts=100, gradient_steps=2, n_critics=2, policy_kwargs=kwargs, seed=seed)
+    if algo == "simba":
+        kwargs = dict(actor_hidden_dim=16, critic_hidden_dim=16, critic_blocks=1)
+        return REDQ("SimbaPolicy", env, learning_starts=100, gradient_steps=2, n_critics=2, policy_kwargs=kwargs, seed=seed)
+    if algo == "sac":
+        return SAC("MlpPolicy", env, learning_starts=100, buffer_size=500, policy_kwargs=SMALL, seed=seed)
+    if algo == "dqn":
+        return DQN("MlpPolicy", env, learning_starts=100, buffer_size=500, policy_kwargs=SMALL, seed=seed)
+    return PPO("MlpPolicy", env, n_steps=32, batch_size=32, seed=seed)
+
+
+def train(folder: Path, kwargs: dict, stop_at: int | None = None) -> None:
+    """Train to the end, from the newest checkpoint if there is one; leave the final weights."""
+    model = build(**kwargs)
+    resume_from = latest_checkpoint(folder)
+    callback = ResumableCheckpoint(folder, SAVE_FREQ, keep=2, patience=0, resume_from=resume_from)
+    if resume_from is not None:
+        callback.restore(model)
+    model.learn(STEPS - model.num_timesteps, callback=callback, reset_num_timesteps=resume_from is None)
+    state = {name: value for name, value in model.policy.state_dict().items()}
+    state["optimizers"] = [
+        tensor
+        for optimizer in (getattr(getattr(model, name, None), "optimizer", None) for name in ("actor", "critic", "policy"))
+        if optimizer is not None
+        for entry in optimizer.state.values()
+        for tensor in entry.values()
+    ]
+    th.save(state, folder / "final.tmp")
+    os.replace(folder / "final.tmp", folder / "final.pt")
+
+
+def run(folder: Path, kwargs: dict) -> multiprocessing.Process:
+    # A forked child starts at once, with everything imported, and dies like any other process.
+    process = multiprocessing.get_context("fork").Process(target=train, args=(folder, kwargs), daemon=True)
+    process.start()
+    return process
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(
+        all(th.equal(a, b) for a, b in zip(first[key], second[key], strict=True))
+        if isinstance(first[key], list)
+        else th.equal(first[key], second[key])
+        for key in first
+    )
+
+
+def finish(folder: Path, kwargs: dict) -> dict:
+    process = run(folder, kwargs)
+    process.join()
+    assert process.exitcode == 0
+    return th.load(folder / "final.pt")
+
+
+def test_killed_at_twenty_random_moments(tmp_path):
+    """Ten kills at random times, ten as soon as a checkpoint is being written."""
+    kwargs = dict(algo="redq")
+    started = time.monotonic()
+    (tmp_path / "whole").mkdir()
+    expected = finish(tmp_path / "whole", kwargs)
+    duration = time.monotonic() - started
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    kills = in_write = 0
+    while kills < 20:
+        process = run(folder, kwargs)
+        if kills % 2:
+            deadline = time.monotonic() + 60
+            while process.is_alive() and time.monotonic() < deadline and not list(folder.glob(".writing-*")):
+                pass
+        else:
+            process.join(rng.uniform(0.05, 0.3) * duration)
+        if not process.is_alive():
+            # It came to its end before the kill: start anew, and count only real kills.
+            assert same(th.load(folder / "final.pt"), expected)
+            shutil.rmtree(folder)
+            folder.mkdir()
+            continue
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+        in_write += bool(list(folder.glob(".writing-*")))
+        for checkpoint in folder.glob("step_*"):
+            json.loads((checkpoint / "manifest.json").read_text())  # whatever has its final name is whole
+    assert in_write >= 3, "the kills never hit a write; the test is not testing that"
+    assert same(finish(folder, kwargs), expected)
+    assert not list(folder.glob(".writing-*"))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(algo="redq", n_envs=3),
+        dict(algo="redq", normalize=True),
+        dict(algo="droq"),
+        dict(algo="simba"),
+        dict(algo="sac"),
+        dict(algo="dqn"),
+        dict(algo="ppo", n_envs=2),
+    ],
+    ids=lambda kwargs: "-".join(map(str, kwargs.values())),
+)
+def test_resume_is_exact(tmp_path, kwargs):
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+    expected = finish(folders[0], kwargs)
+    process = run(folders[1], kwargs)
+    while process.is_alive() and len(list(folders[1].glob("step_*"))) < 2:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (folders[1] / "final.pt").exists()
+    assert same(finish(folders[1], kwargs), expected)
+
+
+def test_other_seed_ends_elsewhere(tmp_path):
+    """The comparison above can fail."""
+    for seed in (3, 4):
+        (tmp_path / str(seed)).mkdir()
+    assert not same(finish(tmp_path / "3", dict(seed=3)), finish(tmp_path / "4", dict(seed=4)))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = build()
+    model.learn(120)
+    return save_checkpoint(model, tmp_path / "checkpoints")
+
+
+def test_keeps_the_newest(tmp_path):
+    model = build()
+    for timesteps in (10, 20, 30, 40):
+        model.num_timesteps = timesteps
+        save_checkpoint(model, tmp_path, keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_000000000030", "step_000000000040"]
+
+
+@pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pt", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_damaged_checkpoint_is_named(checkpoint, name, damage):
+    file = checkpoint / name
+    content = file.read_bytes()
+    if damage == "truncate":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
+    else:
+        file.unlink()
+    with pytest.raises(CheckpointError, match=str(checkpoint)) as error:
+        load_checkpoint(build(), checkpoint)
+    assert name in str(error.value)
+
+
+def test_foreign_folder_is_named(tmp_path, checkpoint):
+    with pytest.raises(CheckpointError, match=r"no manifest\.json"):
+        load_checkpoint(build(), tmp_path)
+    with pytest.raises(CheckpointError, match="no such folder"):
+        load_checkpoint(build(), tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="written by REDQ, not by SAC"):
+        load_checkpoint(build("sac"), checkpoint)
+    (checkpoint / "manifest.json").write_text('{"format": "somebody else\'s"}')
+    with pytest.raises(CheckpointError, match="another kind"):
+        load_checkpoint(build(), checkpoint)
+
+
+def test_other_networks_are_refused(checkpoint):
+    model = REDQ("MlpPolicy", "Pendulum-v1", n_critics=3, buffer_size=500, policy_kwargs=SMALL)
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        load_checkpoint(model, checkpoint)
+
+
+def test_failed_write_keeps_the_last_checkpoint(tmp_path, checkpoint, monkeypatch):
+    model = build()
+    model.num_timesteps = 500
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sb3_pgr.common.checkpoint.th.save", full_disk)
+    with pytest.raises(CheckpointError, match=f"No space left on device.*last good checkpoint is {checkpoint}"):
+        save_checkpoint(model, checkpoint.parent)
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
