@@ -1,0 +1,189 @@
+"""Every algorithm runs, saves, loads and repeats itself."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pgr import REDQ, TensorReplayBuffer
+from sb3_pgr.common.health import NonFiniteTransitionError
+from sb3_pgr.common.networks import RunningNorm
+
+SMALL = dict(net_arch=[16, 16])
+CONFIGURATIONS = {
+    "redq": dict(policy_kwargs=SMALL),
+    "droq": dict(n_critics=2, policy_kwargs=SMALL | dict(layer_norm=True, dropout_rate=0.01)),
+    "mean": dict(target_mode="mean", policy_kwargs=SMALL),
+    "simba": dict(policy="SimbaPolicy", policy_kwargs=dict(actor_hidden_dim=16, critic_hidden_dim=16), n_critics=2),
+    "bf16": dict(precision="bf16", policy_kwargs=SMALL),
+    "fixed_entropy": dict(ent_coef=0.1, policy_kwargs=SMALL),
+    "tanh": dict(policy_kwargs=dict(net_arch=dict(pi=[8], qf=[16, 8]), activation_fn=th.nn.Tanh)),
+}
+
+
+def build(name, env="Pendulum-v1", **kwargs):
+    options = {"policy": "MlpPolicy", "n_critics": 4} | CONFIGURATIONS[name] | kwargs
+    return REDQ(env=env, learning_starts=50, gradient_steps=2, policy_delay=2, buffer_size=1_000, **options)
+
+
+def parameters(model):
+    return {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+
+@pytest.fixture(params=CONFIGURATIONS)
+def name(request):
+    return request.param
+
+
+def test_learns_saves_and_loads(name, tmp_path):
+    model = build(name, seed=0).learn(120)
+    assert model._n_updates == 140
+    model.save(tmp_path / "model.zip")
+    loaded = REDQ.load(tmp_path / "model.zip", env=model.get_env())
+    obs = model.observation_space.sample()
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+    before, after = parameters(model), parameters(loaded)
+    assert before.keys() == after.keys() and all(th.equal(before[key], after[key]) for key in before)
+    loaded.learn(20, reset_num_timesteps=False)
+
+
+def test_same_seed_same_result(name):
+    runs = [parameters(build(name, seed=seed).learn(100)) for seed in (1, 1, 2)]
+    assert all(th.equal(runs[0][key], runs[1][key]) for key in runs[0])
+    assert not all(th.equal(runs[0][key], runs[2][key]) for key in runs[0])
+
+
+def test_several_environments_and_normalisation(name):
+    env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=3))
+    model = build(name, env, train_freq=2)
+    model.gradient_steps = -1
+    model.learn(120)
+    assert model._n_updates == 120 - 48  # as many updates as transitions, from the rollout that exceeds 50 on
+
+
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, TensorReplayBuffer])
+def test_any_replay_buffer(buffer_class):
+    build("redq", replay_buffer_class=buffer_class).learn(80)
+
+
+def test_dict_observations():
+    class DictEnv(gym.Env):
+        observation_space = gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (3,)), "b": gym.spaces.Box(-1, 1, (2,))})
+        action_space = gym.spaces.Box(-2, 2, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), 0.0, False, False, {}
+
+    model = build("redq", DictEnv(), policy="MultiInputPolicy").learn(80)
+    assert isinstance(model.replay_buffer, DictReplayBuffer)
+
+
+def test_images():
+    env = FakeImageEnv(screen_height=36, screen_width=36, n_channels=1, discrete=False)
+    model = build("redq", env, policy="CnnPolicy", batch_size=4)
+    model.learn(55)
+    assert model.replay_buffer.observations.dtype == th.uint8
+
+
+def test_user_dictionaries_are_left_alone():
+    policy_kwargs, buffer_kwargs = dict(net_arch=[8]), {}
+    REDQ("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs, replay_buffer_kwargs=buffer_kwargs, buffer_size=10)
+    assert policy_kwargs == dict(net_arch=[8])
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(n_target_critics=11), "n_target_critics=11 must be between 1 and n_critics=10"),
+        (dict(n_target_critics=0), "n_target_critics=0"),
+        (dict(target_mode="median"), "target_mode='median' is not known; choose one of min, mean"),
+        (dict(precision="fp16"), "precision='fp16' is not known; choose one of fp32, bf16"),
+        (dict(policy_delay=0), "policy_delay=0 must be at least 1"),
+        (dict(cuda_graph=True, device="cpu"), "cuda_graph=True needs a CUDA device"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        REDQ("MlpPolicy", "Pendulum-v1", buffer_size=10, **kwargs)
+
+
+class Poisoned(gym.Wrapper):
+    """Pendulum that returns a bad number at one step."""
+
+    def __init__(self, env, field, value):
+        super().__init__(env)
+        self.field, self.value, self.steps = field, value, 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.steps += 1
+        if self.steps == 60:
+            if self.field == "reward":
+                reward = self.value
+            else:
+                obs = obs.copy()
+                obs[1] = self.value
+        return obs, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("field", ["observation", "reward"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_bad_number_stops_training(field, value):
+    model = build("redq", Poisoned(gym.make("Pendulum-v1"), field, value))
+    with pytest.raises(NonFiniteTransitionError, match=rf"Step 60: environment 0 returned {value} in its {field}"):
+        model.learn(200)
+    assert model.replay_buffer.size() == 59
+    assert all(value.isfinite().all() for value in parameters(model).values())
+
+
+def test_running_norm_equals_batch_statistics():
+    data = th.randn(1000, 4) * th.tensor([1.0, 5.0, 0.1, 100.0]) + th.tensor([0.0, 3.0, -7.0, 1000.0])
+    norm = RunningNorm(4)
+    for chunk in data.split(7):
+        norm.update(chunk)
+    th.testing.assert_close(norm.mean, data.mean(0), rtol=1e-4, atol=1e-4)
+    th.testing.assert_close(norm.var, data.var(0, correction=0), rtol=1e-3, atol=1e-4)
+    assert norm.count == 1000
+
+
+def test_simba_shares_one_set_of_statistics():
+    model = build("simba").learn(80)
+    norms = [
+        model.policy.running_norm,
+        *(network.features_extractor.running_norm for network in (model.actor, model.critic, model.critic_target)),
+    ]
+    assert all(norm is norms[0] for norm in norms)
+    assert norms[0].count == 80
+
+
+def test_learns_a_real_task():
+    """REDQ stands the pendulum up within 2 500 steps; a random policy has about -1 200, SAC needs twice as long."""
+    model = REDQ(
+        "MlpPolicy", "Pendulum-v1", learning_starts=200, gradient_steps=4, policy_delay=4, learning_rate=3e-3, n_critics=4,
+        policy_kwargs=dict(net_arch=[64, 64]), seed=0, buffer_size=5_000,
+    )  # fmt: skip
+    model.learn(2_500)
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.monitor import Monitor
+
+    env = Monitor(gym.make("Pendulum-v1"))
+    env.reset(seed=100)
+    mean_return, _ = evaluate_policy(model, env, n_eval_episodes=10)
+    assert mean_return > -300
+
+
+def test_is_a_sac():
+    """Code written for SAC keeps working."""
+    model = build("redq")
+    assert isinstance(model, SAC)
+    q_values = model.critic(th.zeros(1, 3), th.zeros(1, 1))
+    assert len(q_values) == 4 and q_values[0].shape == (1, 1)
