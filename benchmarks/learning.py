@@ -1,9 +1,9 @@
 """
 Learning curves of REDQ and SB3's SAC at the same number of environment steps.
 
-    python benchmarks/learning.py                                     # the whole grid, two runs at a time; finished runs are kept
-    python benchmarks/learning.py --env HalfCheetah-v5 --algo redq --seed 0    # one run
-    python benchmarks/learning.py --report                            # table and curves from what has finished
+    python benchmarks/learning.py            # the whole grid, two runs at a time; finished runs are kept
+    python benchmarks/learning.py --env HalfCheetah-v5 --algo redq --seed 0
+    python benchmarks/learning.py --report   # table and curves from what has finished
 
 Every 2 000 steps the deterministic policy is evaluated on 5 episodes (10 after the last step). Each run writes
 ``benchmarks/results/learning/<env>/<algo>_seed<seed>.csv``; ``--report`` writes ``learning.json`` and ``learning.png``.
@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from provenance import RESULTS, provenance
 
 ENVS = ("HalfCheetah-v5", "dmc/cheetah-run-v0")

@@ -67,7 +67,9 @@ def list_env_ids() -> list[str]:
     mujoco = [
         env_id
         for env_id, spec in gym.registry.items()
-        if isinstance(spec.entry_point, str) and "envs.mujoco" in spec.entry_point and env_id.endswith(("-v4", "-v5"))
+        if isinstance(spec.entry_point, str)
+        and "envs.mujoco" in spec.entry_point
+        and env_id.endswith(("-v4", "-v5"))
         # Pusher-v4 was made for MuJoCo 2 and refuses to start on any later one.
         and env_id != "Pusher-v4"
     ]

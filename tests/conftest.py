@@ -3,6 +3,8 @@ import os
 import pytest
 import torch as th
 
+import sb3_pgr  # noqa: F401  (chooses a renderer before any test imports a simulator)
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 

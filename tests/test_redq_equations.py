@@ -192,7 +192,8 @@ def test_whole_update(double):
 
 
 @pytest.mark.parametrize(
-    "options, tolerance", [(dict(compile=True), 1e-5), (dict(precision="bf16"), 0.05), (dict(compile=True, precision="bf16"), 0.05)]
+    "options, tolerance",
+    [(dict(compile=True), 1e-5), (dict(precision="bf16"), 0.05), (dict(compile=True, precision="bf16"), 0.05)],
 )
 def test_other_modes_agree_with_eager(options, tolerance):
     """Losses, and the direction and length of each gradient; bfloat16 keeps 8 bits, so 0.4 % an operation."""

@@ -29,8 +29,8 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
         env = VecNormalize(env)
     if algo == "redq":
         return REDQ(
-            "MlpPolicy", env, learning_starts=100, gradient_steps=4, policy_delay=2, n_critics=4, buffer_size=500, batch_size=32,
-            learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=SMALL, seed=seed,
+            "MlpPolicy", env, learning_starts=100, gradient_steps=4, policy_delay=2, n_critics=4, buffer_size=500,
+            batch_size=32, learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=SMALL, seed=seed,
         )  # fmt: skip
     if algo == "droq":
         kwargs = SMALL | dict(layer_norm=True, dropout_rate=0.1)

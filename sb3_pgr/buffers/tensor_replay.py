@@ -35,6 +35,13 @@ class TensorReplayBuffer(ReplayBuffer):
     :raises ValueError: on Dict observations or ``optimize_memory_usage=True``
     """
 
+    observations: th.Tensor  # type: ignore[assignment]
+    next_observations: th.Tensor  # type: ignore[assignment]
+    actions: th.Tensor  # type: ignore[assignment]
+    rewards: th.Tensor  # type: ignore[assignment]
+    dones: th.Tensor  # type: ignore[assignment]
+    timeouts: th.Tensor  # type: ignore[assignment]
+
     def __init__(
         self,
         buffer_size: int,
@@ -65,12 +72,12 @@ class TensorReplayBuffer(ReplayBuffer):
         if not np.issubdtype(self.observation_space.dtype, np.floating):
             obs_dtype = th.as_tensor(np.zeros(0, self.observation_space.dtype)).dtype
         action_dtype = th.float32 if isinstance(self.action_space, spaces.Box) else th.int64
-        self.observations = th.zeros((*rows, *self.obs_shape), dtype=obs_dtype, device=device)  # type: ignore[assignment]
-        self.next_observations = th.zeros_like(self.observations)  # type: ignore[call-overload]
-        self.actions = th.zeros((*rows, self.action_dim), dtype=action_dtype, device=device)  # type: ignore[assignment]
-        self.rewards = th.zeros(rows, device=device)  # type: ignore[assignment]
-        self.dones = th.zeros(rows, device=device)  # type: ignore[assignment]
-        self.timeouts = th.zeros(rows, device=device)  # type: ignore[assignment]
+        self.observations = th.zeros((*rows, *self.obs_shape), dtype=obs_dtype, device=device)
+        self.next_observations = th.zeros_like(self.observations)
+        self.actions = th.zeros((*rows, self.action_dim), dtype=action_dtype, device=device)
+        self.rewards = th.zeros(rows, device=device)
+        self.dones = th.zeros(rows, device=device)
+        self.timeouts = th.zeros(rows, device=device)
 
     @property
     def device(self) -> th.device:
@@ -136,7 +143,7 @@ class TensorReplayBuffer(ReplayBuffer):
     def _rows(self, index: th.Tensor, env: VecNormalize | None) -> ReplayBufferSamples:
         """Gather rows; ``index`` counts ``time * n_envs + environment`` and may have any shape."""
 
-        def gather(storage: Any) -> th.Tensor:
+        def gather(storage: th.Tensor) -> th.Tensor:
             rows = storage.flatten(0, 1)
             return rows.index_select(0, index.flatten()).reshape(*index.shape, *rows.shape[1:])
 
@@ -200,8 +207,9 @@ def _normalize_obs(obs: th.Tensor, env: VecNormalize | None) -> th.Tensor:
     """VecNormalize.normalize_obs for an array observation, on the tensor's device."""
     if env is None or not env.norm_obs:
         return obs
-    mean = th.as_tensor(env.obs_rms.mean, dtype=th.float32, device=obs.device)  # type: ignore[union-attr]
-    var = th.as_tensor(env.obs_rms.var, dtype=th.float32, device=obs.device)  # type: ignore[union-attr]
+    assert not isinstance(env.obs_rms, dict)
+    mean = th.as_tensor(env.obs_rms.mean, dtype=th.float32, device=obs.device)
+    var = th.as_tensor(env.obs_rms.var, dtype=th.float32, device=obs.device)
     return ((obs - mean) / (var + env.epsilon).sqrt()).clamp(-env.clip_obs, env.clip_obs)
 
 

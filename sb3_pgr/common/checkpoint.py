@@ -161,10 +161,10 @@ def end_episodes(model: BaseAlgorithm) -> None:
 
 def rng_state() -> dict[str, Any]:
     """State of the global generators of python, numpy and torch, as JSON."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    numpy_state = np.random.get_state(legacy=False)
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
+        "numpy": {**numpy_state, "state": {"key": numpy_state["state"]["key"].tolist(), "pos": numpy_state["state"]["pos"]}},
         "torch": th.get_rng_state().tolist(),
     }
     if th.cuda.is_available():
@@ -176,7 +176,7 @@ def restore_rng(state: dict[str, Any]) -> None:
     """Set the global generators to what ``rng_state`` returned."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(state["numpy"]))
+    np.random.set_state(state["numpy"])
     th.set_rng_state(th.tensor(state["torch"], dtype=th.uint8))
     if "cuda" in state and th.cuda.is_available():
         th.cuda.set_rng_state_all([th.tensor(generator, dtype=th.uint8) for generator in state["cuda"]])
@@ -248,7 +248,8 @@ def _restore_parameters(model: BaseAlgorithm, path: Path) -> None:
 
 def _get_arrays(buffer: BaseBuffer) -> dict[str, Any]:
     """Arrays (their filled rows only), plain numbers and generators among a buffer's attributes."""
-    size, state = buffer.size(), {}
+    size = buffer.size()
+    state: dict[str, Any] = {}
     for name, value in vars(buffer).items():
         if isinstance(value, np.ndarray | th.Tensor):
             rows = value[:size] if value.shape[:1] == (buffer.buffer_size,) else value

@@ -27,9 +27,7 @@ class EnsembleLinear(nn.Module):
         :param members: indices of the members to evaluate, all by default
         :return: ``(N, batch, out)``, or ``(len(members), batch, out)``
         """
-        weight, bias = self.weight, self.bias
-        if members is not None:
-            weight, bias = weight[members], bias[members]
+        weight, bias = _select(self, members)
         if x.dim() == 2:
             x = x.expand(weight.shape[0], *x.shape)
         if weight.shape[-1] == 1:
@@ -47,9 +45,7 @@ class EnsembleLayerNorm(nn.Module):
         self.bias = nn.Parameter(th.zeros(n_members, 1, features))
 
     def forward(self, x: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
-        weight, bias = self.weight, self.bias
-        if members is not None:
-            weight, bias = weight[members], bias[members]
+        weight, bias = _select(self, members)
         return nn.functional.layer_norm(x, x.shape[-1:]) * weight + bias
 
 
@@ -109,22 +105,30 @@ class ResidualEnsemble(nn.Module):
     def __init__(self, n_members: int, in_features: int, hidden_dim: int, n_blocks: int):
         super().__init__()
         self.embed = EnsembleLinear(n_members, in_features, hidden_dim)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    EnsembleLayerNorm(n_members, hidden_dim),
-                    EnsembleLinear(n_members, hidden_dim, 4 * hidden_dim),
-                    EnsembleLinear(n_members, 4 * hidden_dim, hidden_dim),
-                ]
-            )
-            for _ in range(n_blocks)
-        )
+        self.blocks = nn.ModuleList(_ResidualBlock(n_members, hidden_dim) for _ in range(n_blocks))
         self.norm = EnsembleLayerNorm(n_members, hidden_dim)
         self.head = EnsembleLinear(n_members, hidden_dim, 1)
 
     def forward(self, x: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
         """Map ``(batch, in)`` to ``(N, batch, 1)``, or to the rows of ``members`` alone."""
         x = self.embed(x, members)
-        for norm, widen, narrow in self.blocks:  # type: ignore[misc]
-            x = x + narrow(th.relu(widen(norm(x, members), members)), members)
+        for block in self.blocks:
+            x = block(x, members)
         return self.head(self.norm(x, members), members)
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, n_members: int, hidden_dim: int):
+        super().__init__()
+        self.norm = EnsembleLayerNorm(n_members, hidden_dim)
+        self.widen = EnsembleLinear(n_members, hidden_dim, 4 * hidden_dim)
+        self.narrow = EnsembleLinear(n_members, 4 * hidden_dim, hidden_dim)
+
+    def forward(self, x: th.Tensor, members: th.Tensor | None) -> th.Tensor:
+        return x + self.narrow(th.relu(self.widen(self.norm(x, members), members)), members)
+
+
+def _select(layer: EnsembleLinear | EnsembleLayerNorm, members: th.Tensor | None) -> tuple[th.Tensor, th.Tensor]:
+    if members is None:
+        return layer.weight, layer.bias
+    return layer.weight[members], layer.bias[members]

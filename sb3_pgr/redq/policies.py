@@ -104,6 +104,7 @@ class REDQPolicy(SACPolicy):
         layer_norm: bool = False,
         dropout_rate: float = 0.0,
     ):
+        self.n_critics = n_critics
         self.layer_norm = layer_norm
         self.dropout_rate = dropout_rate
         if optimizer_kwargs is None:
@@ -125,21 +126,20 @@ class REDQPolicy(SACPolicy):
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:  # type: ignore[override]
         features_extractor = features_extractor or self.make_features_extractor()
-        n_critics = self.critic_kwargs["n_critics"]
         in_features = features_extractor.features_dim + get_action_dim(self.action_space)
         return EnsembleCritic(
             self.observation_space,
             self.action_space,  # type: ignore[arg-type]
             features_extractor,
-            self.make_ensemble(n_critics, in_features),
-            n_critics,
+            self.make_ensemble(in_features),
+            self.n_critics,
             self.normalize_images,
         ).to(self.device)
 
-    def make_ensemble(self, n_critics: int, in_features: int) -> nn.Module:
+    def make_ensemble(self, in_features: int) -> nn.Module:
         """The N networks behind ``EnsembleCritic``."""
         _, net_arch = get_actor_critic_arch(self.net_arch)
-        return EnsembleMLP(n_critics, in_features, net_arch, self.activation_fn, self.layer_norm, self.dropout_rate)
+        return EnsembleMLP(self.n_critics, in_features, net_arch, self.activation_fn, self.layer_norm, self.dropout_rate)
 
     def set_training_mode(self, mode: bool) -> None:
         super().set_training_mode(mode)
@@ -156,22 +156,22 @@ class REDQPolicy(SACPolicy):
 class REDQCnnPolicy(REDQPolicy):
     """``REDQPolicy`` for images: features from SB3's ``NatureCNN``."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": NatureCNN, **kwargs})
 
 
 class REDQMultiInputPolicy(REDQPolicy):
     """``REDQPolicy`` for Dict observations: features from SB3's ``CombinedExtractor``."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
 class SimbaActor(Actor):
     """SB3's SAC actor over a residual network."""
 
-    def __init__(self, *args: Any, hidden_dim: int, n_blocks: int, **kwargs: Any):
-        super().__init__(*args, **kwargs, net_arch=[hidden_dim])
+    def __init__(self, hidden_dim: int, n_blocks: int, **kwargs: Any):
+        super().__init__(net_arch=[hidden_dim], **kwargs)
         self.latent_pi = ResidualMLP(self.features_dim, hidden_dim, n_blocks)  # type: ignore[assignment]
 
 
@@ -226,11 +226,11 @@ class SimbaPolicy(REDQPolicy):
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         del kwargs["net_arch"]
         hidden_dim, n_blocks = self.simba_kwargs["actor_hidden_dim"], self.simba_kwargs["actor_blocks"]
-        return SimbaActor(**kwargs, hidden_dim=hidden_dim, n_blocks=n_blocks).to(self.device)
+        return SimbaActor(hidden_dim, n_blocks, **kwargs).to(self.device)
 
-    def make_ensemble(self, n_critics: int, in_features: int) -> nn.Module:
+    def make_ensemble(self, in_features: int) -> nn.Module:
         return ResidualEnsemble(
-            n_critics, in_features, self.simba_kwargs["critic_hidden_dim"], self.simba_kwargs["critic_blocks"]
+            self.n_critics, in_features, self.simba_kwargs["critic_hidden_dim"], self.simba_kwargs["critic_blocks"]
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.sac import SAC
 
@@ -103,7 +104,7 @@ class REDQ(SAC):
         self.precision = precision
         self.cuda_graph = cuda_graph
         super().__init__(
-            policy,  # type: ignore[arg-type]
+            policy,
             env,
             learning_rate,
             buffer_size,
@@ -138,8 +139,8 @@ class REDQ(SAC):
         self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
         self._compute_actor_loss = self._engine.wrap(self._actor_loss)
-        self._critic_parameters = list(self.critic.parameters())
-        self._target_parameters = list(self.critic_target.parameters())
+        self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
+        self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         self.policy.set_training_mode(True)
@@ -152,7 +153,7 @@ class REDQ(SAC):
 
         assert self.replay_buffer is not None
         rows = sample_block(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
-        shape = (gradient_steps, batch_size, self.actor.mu.out_features)
+        shape = (gradient_steps, batch_size, get_action_dim(self.action_space))
         block: Block = {name: value for name, value in rows._asdict().items() if value is not None}
         # All randomness of the block is drawn here, so that the update itself is a pure function of its batch.
         block["next_noise"] = th.randn(shape, device=self.device)
@@ -262,4 +263,4 @@ class REDQ(SAC):
 
     def _excluded_save_params(self) -> list[str]:
         engine = ["_engine", "_compute_critic_loss", "_compute_actor_loss", "_critic_parameters", "_target_parameters"]
-        return super()._excluded_save_params() + engine  # noqa: RUF005
+        return super()._excluded_save_params() + engine

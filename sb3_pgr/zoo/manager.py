@@ -106,7 +106,10 @@ class Manager(ExperimentManager):
             return
         resume_from = resume_point(self.save_path) if self.extras.resume is not None else None
         self.checkpoint = ResumableCheckpoint(
-            Path(self.save_path) / CHECKPOINTS, self.extras.checkpoint_freq, self.extras.keep_checkpoints, resume_from=resume_from
+            Path(self.save_path) / CHECKPOINTS,
+            self.extras.checkpoint_freq,
+            self.extras.keep_checkpoints,
+            resume_from=resume_from,
         )
         self.callbacks.append(self.checkpoint)
         if self.extras.video_freq > 0:

@@ -28,7 +28,9 @@ def main() -> None:
     drawn = 0
     for axis, env_id in zip(axes[0], args.envs):
         for algo in args.algos:
-            curves = [curve for run in find_runs(args.log_folder, env_id, algo) if (curve := read_evaluations(run)) is not None]
+            curves = [
+                curve for run in find_runs(args.log_folder, env_id, algo) if (curve := read_evaluations(run)) is not None
+            ]
             if curves:
                 _draw(axis, algo, curves)
                 drawn += 1

@@ -28,9 +28,9 @@ def sample_redq_params(trial: optuna.Trial, n_actions: int, n_envs: int, additio
     )
 
 
-def convert_redq_params(sampled: dict[str, Any]) -> dict[str, Any]:
+def convert_redq_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """From sampled values to constructor arguments."""
-    params = convert_offpolicy_params({**sampled, "net_arch": "big"})
+    params = convert_offpolicy_params({**sampled_params, "net_arch": "big"})
     policy_kwargs = {**params.get("policy_kwargs", {}), "net_arch": [256, 256], "layer_norm": params.pop("layer_norm")}
     return {**params, "policy_kwargs": policy_kwargs, "policy_delay": params["gradient_steps"]}
 

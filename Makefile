@@ -1,0 +1,47 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+DEMO_ENV := dmc/cartpole-swingup-v0
+DEMO_LOGS := logs/demo
+export VENV PYTHON
+
+.PHONY: help setup demo test format check-format lint type
+
+help:
+	@echo "make demo     install, train REDQ on a MuJoCo task for a few minutes, show the curve and the video"
+	@echo "make test     install, run the tests"
+	@echo "make format lint type     ruff and mypy"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml setup.py constraints.txt .ci/setup
+	bash .ci/setup
+
+demo: setup
+	@rm -rf $(DEMO_LOGS)
+	$(BIN)/sb3-pgr train --algo redq --env $(DEMO_ENV) -n 8000 -f $(DEMO_LOGS) --seed 0 --progress \
+		--eval-freq 1000 --eval-episodes 2 --video-freq 8000 --verbose 0 \
+		-params gradient_steps:5 policy_delay:5 n_critics:5 learning_starts:1000 learning_rate:0.001 "ent_coef:'auto_0.1'"
+	@$(BIN)/sb3-pgr plots -a redq -e $(DEMO_ENV) -f $(DEMO_LOGS) -o $(DEMO_LOGS)/learning_curve.png
+	@echo "Video: $$(ls $(DEMO_LOGS)/redq/*/videos/*.mp4 | tail -n 1)"
+
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+format: setup
+	$(BIN)/ruff check --select I --fix -q .
+	$(BIN)/ruff format -q .
+
+check-format: setup
+	$(BIN)/ruff check --select I -q .
+	$(BIN)/ruff format --check -q .
+
+lint: setup
+	$(BIN)/ruff check .
+
+# mypy sees the packages where they are imported from, which an editable install hides from it.
+type: setup
+	@rm -rf build/types && mkdir -p build/types/sb3_pgr
+	@ln -s $(CURDIR)/sb3_pgr/* $(CURDIR)/envs $(CURDIR)/zoo_configs build/types/sb3_pgr/
+	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
+
