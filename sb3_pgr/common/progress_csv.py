@@ -24,7 +24,11 @@ class ResumableCSV(CSVOutputFormat):
                 rows = [row for row in csv.DictReader(file) if _timesteps(row) <= since]
         super().__init__(str(path))
         for row in rows:
-            self.write({key: float(value) for key, value in row.items() if value}, {key: () for key in row})
+            self.write({key: _number(value) for key, value in row.items() if value}, {key: () for key in row})
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
 
 
 def _timesteps(row: dict[str, str]) -> float:

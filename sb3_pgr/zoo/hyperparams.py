@@ -48,6 +48,28 @@ def check_hyperparams(algorithm: type, hyperparams: dict[str, Any], overrides: I
             raise UsageError(f"{source}: {name} must be a number, not {hyperparams[name]!r}.{_float_hint(hyperparams[name])}")
 
 
+def check_keywords(owner: type, keywords: dict[str, Any], name: str) -> None:
+    """
+    :param owner: the class whose constructor takes them
+    :param keywords: names and values
+    :param name: what the user calls this dictionary, e.g. ``policy_kwargs``
+    :raises UsageError: on a keyword that the constructor does not take
+    """
+    accepted: set[str] = set()
+    for base in owner.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+            accepted |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    for keyword in keywords:
+        if keyword not in accepted:
+            nearest = difflib.get_close_matches(keyword, accepted, n=1)
+            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+            names = ", ".join(sorted(accepted - {"self", "args"}))
+            raise UsageError(f"{name}: {owner.__name__} has no parameter '{keyword}'.{hint} Accepted: {names}.")
+
+
 def _check_type(name: str, value: Any, annotation: Any, where: str) -> None:
     union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
     allowed = typing.get_args(annotation) if union else (annotation,)

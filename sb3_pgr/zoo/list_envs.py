@@ -11,5 +11,5 @@ def main() -> None:
     parser.add_argument("text", nargs="?", default="", help="print only ids that contain this")
     text = parser.parse_args().text
     for env_id in list_env_ids():
-        if text in env_id:
+        if text.lower() in env_id.lower():
             print(env_id)

@@ -25,7 +25,7 @@ from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
 from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.envs.rendering import require_renderer
 from sb3_pgr.zoo.errors import UsageError
-from sb3_pgr.zoo.hyperparams import check_hyperparams
+from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
 from sb3_pgr.zoo.rendering import make_render_env
 from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, require_writable, resume_point, write_run_file
 
@@ -98,7 +98,20 @@ class Manager(ExperimentManager):
         # Monitor would overwrite the episodes of the part before the resume.
         if self.extras.resume is not None:
             hyperparams["monitor_kwargs"] = {**hyperparams.get("monitor_kwargs", {}), "override_existing": False}
-        return super()._preprocess_hyperparams(hyperparams)
+        result = super()._preprocess_hyperparams(hyperparams)
+        # RL Zoo forgets env_kwargs from YAML or -params when it builds the evaluation environment.
+        if self._eval_env_kwargs_args is None:
+            self.eval_env_kwargs = self.env_kwargs
+        policy = hyperparams.get("policy")
+        if isinstance(policy, str):
+            if policy not in ALGOS[self.algo].policy_aliases:
+                known = ", ".join(ALGOS[self.algo].policy_aliases)
+                raise UsageError(f"policy: {ALGOS[self.algo].__name__} has no policy '{policy}'. There are: {known}.")
+            policy = ALGOS[self.algo].policy_aliases[policy]
+        for owner, name in ((policy, "policy_kwargs"), (hyperparams.get("replay_buffer_class"), "replay_buffer_kwargs")):
+            if isinstance(owner, type) and isinstance(hyperparams.get(name), dict):
+                check_keywords(owner, hyperparams[name], name)
+        return result
 
     def create_callbacks(self) -> None:
         super().create_callbacks()
@@ -134,7 +147,10 @@ class Manager(ExperimentManager):
         return super()._maybe_normalize(FiniteVecEnv(env), eval_env)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        results = super().setup_experiment()
+        try:
+            results = super().setup_experiment()
+        except ValueError as error:
+            raise UsageError(f"{self.config}: {error}") from error
         if results is None:
             return None
         model, saved_hyperparams = results

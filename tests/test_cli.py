@@ -1,0 +1,249 @@
+"""The commands, as a user types them."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+SMALL = ["-params", "learning_starts:100", "gradient_steps:1", "n_critics:2", "policy_kwargs:dict(net_arch=[8])"]
+
+
+def command(*arguments, module="sb3_pgr"):
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def run(*arguments, expect=0, module="sb3_pgr", **kwargs):
+    done = subprocess.run(command(*arguments, module=module), capture_output=True, text=True, **kwargs)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def train(folder, *arguments, steps=300, env="Pendulum-v1", algo="redq", expect=0, params=SMALL):
+    flags = ["--algo", algo, "--env", env, "-n", steps, "-f", folder, "--seed", 1, "--num-threads", 1]
+    return run("train", *flags, *arguments, *params, expect=expect)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs")
+    video = ["--video-freq", 200, "--video-width", 64, "--video-height", 48, "--video-fps", 10]
+    train(
+        folder, "--eval-freq", 100, "--eval-episodes", 1, "--checkpoint-freq", 200, *video, env="dmc/cartpole-swingup-v0",
+        params=[*SMALL, "env_kwargs:dict(frame_skip=20)"],
+    )  # fmt: skip
+    return folder
+
+
+def test_run_folder(trained):
+    root = trained / "redq" / "dmc-cartpole-swingup-v0_1"
+    for name in (
+        "0.monitor.csv", "best_model.zip", "evaluations.npz", "progress.csv", "run.json", "dmc-cartpole-swingup-v0.zip",
+        "dmc-cartpole-swingup-v0/config.yml", "dmc-cartpole-swingup-v0/args.yml", "dmc-cartpole-swingup-v0/command.txt",
+        "videos/dmc-cartpole-swingup-v0_200.mp4", "checkpoints/step_000000000200/manifest.json",
+    ):  # fmt: skip
+        assert (root / name).is_file(), name
+    assert np.load(root / "evaluations.npz")["timesteps"].tolist() == [100, 200, 300]
+
+
+def test_video_is_of_the_asked_size(trained):
+    from moviepy import VideoFileClip
+
+    with VideoFileClip(str(next(trained.glob("redq/*/videos/*.mp4")))) as clip:
+        assert (tuple(clip.size), clip.fps) == ((64, 48), 10)
+        assert clip.n_frames == pytest.approx(50, abs=1)  # 1 000 control steps, 20 at a time
+        assert clip.get_frame(0).std() > 1
+
+
+def test_record_video_takes_the_newest_run(trained):
+    flags = ["--env", "dmc/cartpole-swingup-v0", "-f", trained, "--width", 64, "--height", 64]
+    output = run(*flags, "--episodes", 2, module="sb3_pgr.record_video")
+    assert (trained / "redq/dmc-cartpole-swingup-v0_1/videos/dmc-cartpole-swingup-v0_300.mp4").is_file()
+    assert len(re.search(r"Returns: (.*)", output)[1].split(",")) == 2
+    models = run("record-video", *flags, "--list-models").splitlines()
+    assert len(models) == 3 and all(line.endswith(".zip") for line in models)
+    run("record-video", *flags, "--model-path", models[-1], "-o", trained / "other.mp4")
+    assert (trained / "other.mp4").is_file()
+    assert "There is no saved model" in run("record-video", "--env", "Pendulum-v1", "-f", trained, expect=2)
+
+
+def test_enjoy_and_plots(trained):
+    flags = ["--algo", "redq", "--env", "dmc/cartpole-swingup-v0", "-f", trained]
+    assert "Mean reward" in run("enjoy", *flags, "-n", 110)
+    output = trained / "curve.png"
+    run("-a", "redq", "-e", "dmc/cartpole-swingup-v0", "-f", trained, "-o", output, module="sb3_pgr.plots")
+    assert output.stat().st_size > 5_000
+    assert "no evaluations" in run("plots", "-a", "sac", "-e", "Pendulum-v1", "-f", trained, expect=2)
+
+
+@pytest.mark.parametrize("algo", ["sac", "redq"])
+def test_buffer_by_dotted_name(tmp_path, algo):
+    params = [
+        "-params",
+        "replay_buffer_class:'sb3_pgr.buffers.TensorReplayBuffer'",
+        "policy:'MlpPolicy'",
+        "learning_starts:50",
+    ]
+    if algo == "redq":
+        params += ["gradient_steps:1"]
+    config = tmp_path / "config.yml"
+    config.write_text("default:\n  n_timesteps: 100\n  policy: MlpPolicy\n")
+    train(tmp_path, "-conf", config, "--eval-freq", -1, algo=algo, steps=100, params=params)
+
+
+def final_weights(run_folder):
+    import torch as th
+    from stable_baselines3.common.save_util import load_from_zip_file
+
+    _, params, _ = load_from_zip_file(next(run_folder.glob("Pendulum-v1.zip")), load_data=False)
+    return th.cat([value.flatten() for value in params["policy"].values()])
+
+
+def test_resume_after_sigkill(tmp_path):
+    """Same weights, same curve, same log as the run that was not killed."""
+    import torch as th
+
+    flags = ["--checkpoint-freq", 200, "--eval-freq", 100, "--eval-episodes", 1, "-params", "normalize:True", *SMALL[1:]]
+    train(tmp_path / "whole", *flags, steps=700, params=[])
+    options = ["--algo", "redq", "--env", "Pendulum-v1", "-n", 700, "-f", tmp_path / "killed", "--seed", 1, "--num-threads", 1]
+    process = subprocess.Popen(command("train", *options, *flags), stdout=subprocess.DEVNULL)
+    folder = tmp_path / "killed/redq/Pendulum-v1_1"
+    while process.poll() is None and not list(folder.glob("checkpoints/step_*400")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    output = run("train", "--resume", folder)
+    assert "Resuming from" in output and "at step 400" in output
+    whole = tmp_path / "whole/redq/Pendulum-v1_1"
+    assert th.equal(final_weights(folder), final_weights(whole))
+    evaluations = [np.load(path / "evaluations.npz")["timesteps"].tolist() for path in (whole, folder)]
+    assert evaluations[0] == evaluations[1]
+    logs = [list(csv.DictReader(open(path / "progress.csv"))) for path in (whole, folder)]
+    assert [row["time/total_timesteps"] for row in logs[0]] == [row["time/total_timesteps"] for row in logs[1]]
+    assert "already reached step" in run("train", "--resume", folder, "-n", 300, expect=2)
+
+
+def test_ctrl_c_saves_and_exits_with_130(tmp_path):
+    flags = ["train", "--algo", "redq", "--env", "Pendulum-v1", "-n", 100_000, "-f", tmp_path, "--num-threads", 1, *SMALL]
+    process = subprocess.Popen(command(*flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    folder = tmp_path / "redq/Pendulum-v1_1"
+    deadline = time.monotonic() + 120
+    monitor = folder / "0.monitor.csv"
+    while time.monotonic() < deadline and not (monitor.exists() and len(monitor.read_text().splitlines()) > 2):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "--resume" in output and "Traceback" not in output
+    assert (folder / "Pendulum-v1.zip").is_file() and list(folder.glob("checkpoints/step_*/manifest.json"))
+
+
+BAD = {
+    "unknown verb": (["trian"], 1, "Did you mean train"),
+    "no algorithm": (["train", "--env", "Pendulum-v1"], 2, "--algo"),
+    "no environment": (["train", "--algo", "redq"], 2, "--env"),
+    "algorithm": (["train", "--algo", "reqd", "--env", "Pendulum-v1"], 2, "Did you mean redq"),
+    "environment": (["train", "--algo", "redq", "--env", "dmc/chetah-run-v0"], 2, "dmc/cheetah-run-v0"),
+    "retired": (["train", "--algo", "redq", "--env", "Hopper-v3"], 2, "use Hopper-v5"),
+    "name": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "gama:0.9"], 2, "Did you mean 'gamma'"),
+    "type": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "tau:'x'"], 2, "tau must be float, not 'x'"),
+    "value": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "tau:x"], 2, "cannot be read as python"),
+    "form": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "tau"], 2, "name:value"),
+    "policy_kwargs": (
+        ["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(layer_nrom=True)"], 2, "layer_norm"
+    ),
+    "conflict": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "n_target_critics:20"], 2, "n_target_critics=20"),
+    "video size": (["train", "--algo", "redq", "--env", "Pendulum-v1", "--video-width", "0"], 2, "--video-width"),
+    "resume nothing": (["train", "--resume", "nowhere"], 2, "run.json"),
+    "no run": (["enjoy", "--algo", "redq", "--env", "Pendulum-v1"], 2, "no run of redq"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, code, message", BAD.values(), ids=BAD)
+def test_bad_input_is_named_without_a_traceback(tmp_path, arguments, code, message):
+    output = run(*arguments, expect=code, cwd=tmp_path)
+    assert message in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("default:\n  n_timesteps: 100\n  policy: MlpPolicy\n  batch_sise: 3\n", "Did you mean 'batch_size'"),
+        ("default:\n  n_timesteps: 100\n  policy: MlpPolicy\n  learning_rate: 3e-4\n", "3.0e-4"),
+        ("default:\n  n_timesteps: 1e5\n  policy: MlpPolicy\n", "n_timesteps must be a number"),
+        ("default: [\n", "not valid YAML"),
+        ("other-v0:\n  n_timesteps: 100\n", "Hyperparameters not found"),
+    ],
+    ids=["name", "float", "steps", "syntax", "missing"],
+)
+def test_bad_yaml_is_named(tmp_path, text, message):
+    config = tmp_path / "mine.yml"
+    config.write_text(text)
+    output = run("train", "--algo", "redq", "--env", "Pendulum-v1", "-conf", config, "-f", tmp_path, expect=2)
+    assert message in output and "mine.yml" in output and "Traceback" not in output
+
+
+def test_unwritable_folder_is_said_before_training(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    output = train(blocked, expect=2)
+    assert f"Cannot write to {blocked}" in output and "Traceback" not in output
+
+
+def test_damaged_checkpoint_is_said(trained, tmp_path):
+    import shutil
+
+    folder = tmp_path / "redq" / "dmc-cartpole-swingup-v0_1"
+    shutil.copytree(trained / "redq/dmc-cartpole-swingup-v0_1", folder)
+    model = next(folder.glob("checkpoints/step_*/model.zip"))
+    model.write_bytes(model.read_bytes()[:1000])
+    output = run("train", "--resume", folder, "-n", 400, expect=1)
+    assert "model.zip has 1000 bytes" in output and "Traceback" not in output
+
+
+def test_nan_stops_with_a_checkpoint(tmp_path):
+    (tmp_path / "bad_env.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n"
+        "class Bad(PendulumEnv):\n"
+        "    steps = 0\n"
+        "    def step(self, action):\n"
+        "        obs, reward, *rest = super().step(action)\n"
+        "        Bad.steps += 1\n"
+        "        return (obs, float('nan') if Bad.steps == 150 else reward, *rest)\n"
+        "gym.register('Bad-v0', entry_point=Bad, max_episode_steps=200)\n"
+    )
+    flags = ["train", "--algo", "redq", "--env", "Bad-v0", "--gym-packages", "bad_env", "-f", "logs", "-n", 300]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    flags += ["--eval-freq", -1, "-params", "normalize:True", *SMALL[1:]]
+    output = run(*flags, expect=1, cwd=tmp_path, env=environment)
+    assert "Step 150: environment 0 returned nan in its reward" in output and "Traceback" not in output
+    assert list((tmp_path / "logs/redq/Bad-v0_1/checkpoints").glob("step_*"))
+
+
+def test_optimize(tmp_path):
+    flags = [
+        "-optimize",
+        "--n-trials",
+        1,
+        "--n-evaluations",
+        1,
+        "--eval-episodes",
+        1,
+        "--sampler",
+        "random",
+        "--pruner",
+        "none",
+    ]
+    params = ["-params", "learning_starts:190"]
+    train(tmp_path, *flags, "--no-optim-plots", steps=200, params=params)
+    assert list(tmp_path.glob("redq/report_*.csv"))
+
+
+def test_list_envs():
+    assert run("list-envs", "cheetah").split() == ["dmc/cheetah-run-v0", "HalfCheetah-v4", "HalfCheetah-v5"]
