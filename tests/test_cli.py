@@ -157,7 +157,7 @@ BAD = {
     "policy_kwargs": (
         ["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(layer_nrom=True)"], 2, "layer_norm"
     ),
-    "conflict": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "n_target_critics:20"], 2, "n_target_critics=20"),
+    "conflict": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "n_target_critics:20"], 2, "between 1 and"),
     "video size": (["train", "--algo", "redq", "--env", "Pendulum-v1", "--video-width", "0"], 2, "--video-width"),
     "resume nothing": (["train", "--resume", "nowhere"], 2, "run.json"),
     "no run": (["enjoy", "--algo", "redq", "--env", "Pendulum-v1"], 2, "no run of redq"),
