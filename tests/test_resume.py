@@ -173,6 +173,11 @@ def test_keeps_the_newest(tmp_path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_000000000030", "step_000000000040"]
 
 
+def test_fresh_run_does_not_mix_with_another(checkpoint):
+    with pytest.raises(CheckpointError, match="holds checkpoints of another run"):
+        build().learn(10, callback=ResumableCheckpoint(checkpoint.parent, 100))
+
+
 @pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pt", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damaged_checkpoint_is_named(checkpoint, name, damage):

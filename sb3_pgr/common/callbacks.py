@@ -12,8 +12,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_pgr.common.checkpoint import (
+    CheckpointError,
     Restart,
     end_episodes,
+    latest_checkpoint,
     load_checkpoint,
     remove_unfinished,
     save_checkpoint,
@@ -35,6 +37,7 @@ class ResumableCheckpoint(BaseCallback):
     :param keep: number of checkpoints kept
     :param patience: steps to wait for the end of the running episodes
     :param resume_from: checkpoint to continue from; call ``restore`` before ``learn``
+    :raises CheckpointError: when training starts afresh in a folder that holds checkpoints
     """
 
     def __init__(
@@ -67,6 +70,11 @@ class ResumableCheckpoint(BaseCallback):
 
     def _on_training_start(self) -> None:
         remove_unfinished(self.folder)
+        last = latest_checkpoint(self.folder)
+        if self._restart is None and last is not None:
+            raise CheckpointError(
+                f"{self.folder} holds checkpoints of another run ({last.name}); resume it or name another folder."
+            )
         self._last_save = self.model.num_timesteps
         if self._restart is not None:
             self._restart.apply(self.model)

@@ -50,14 +50,14 @@ def save_checkpoint(model: BaseAlgorithm, folder: str | Path, keep: int = 3) -> 
     """
     folder = Path(folder)
     final = folder / f"step_{model.num_timesteps:012d}"
+    if final.exists():
+        return final  # a run passes each step once: this is the same state
     temporary = folder / f".writing-{final.name}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write(model, temporary)
-        if final.exists():
-            shutil.rmtree(final)
         os.replace(temporary, final)
     # zip and torch report a full disk as errors of their own
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
