@@ -100,6 +100,11 @@ class Agent:
         self.process.wait()
 
 
+def sbx_versions(python: str) -> dict[str, str]:
+    code = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in ('sbx-rl', 'jax')}))"
+    return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
 def main(args: argparse.Namespace) -> None:
     from provenance import provenance
 
@@ -132,7 +137,10 @@ def main(args: argparse.Namespace) -> None:
         print("| " + " | ".join(str(value) for value in row.values()) + " |")
     RESULT.parent.mkdir(exist_ok=True)
     path = RESULT.with_name(f"update_speed_{args.device}.json")
-    path.write_text(json.dumps({"provenance": provenance((0,)), "rounds": args.rounds, "rows": rows}, indent=2) + "\n")
+    origin = provenance((0,))
+    if SBX in reference:
+        origin["versions"] |= sbx_versions(args.sbx_python)
+    path.write_text(json.dumps({"provenance": origin, "rounds": args.rounds, "rows": rows}, indent=2) + "\n")
     print(f"Written to {path}")
 
 
