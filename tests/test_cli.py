@@ -105,7 +105,7 @@ def final_weights(run_folder):
 
 
 def test_resume_after_sigkill(tmp_path):
-    """Same weights, same curve, same log as the run that was not killed."""
+    """Same weights, evaluations and log lines at the same steps as the run that was not killed."""
     import torch as th
 
     flags = ["--checkpoint-freq", 200, "--eval-freq", 100, "--eval-episodes", 1, "-params", "normalize:True", *SMALL[1:]]
@@ -126,6 +126,9 @@ def test_resume_after_sigkill(tmp_path):
     logs = [list(csv.DictReader(open(path / "progress.csv"))) for path in (whole, folder)]
     assert [row["time/total_timesteps"] for row in logs[0]] == [row["time/total_timesteps"] for row in logs[1]]
     assert "already reached step" in run("train", "--resume", folder, "-n", 300, expect=2)
+    assert "-params cannot change" in run("train", "--resume", folder, "-params", "gamma:0.5", expect=2)
+    run("train", "--resume", folder, "-n", 800, "--checkpoint-freq", 50)
+    assert "already reached step 800 of 800" in run("train", "--resume", folder, expect=2)  # what was added is remembered
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path):

@@ -1,6 +1,5 @@
 """A run that is killed and resumed ends where the uninterrupted one does, bit for bit."""
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -17,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import REDQ
 from sb3_pgr.common.callbacks import ResumableCheckpoint
-from sb3_pgr.common.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
+from sb3_pgr.common.checkpoint import CheckpointError, _verify, latest_checkpoint, load_checkpoint, save_checkpoint
 
 STEPS, SAVE_FREQ = 600, 40
 SMALL = dict(net_arch=[16, 16])
@@ -40,6 +39,8 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
         return REDQ("SimbaPolicy", env, learning_starts=100, gradient_steps=2, n_critics=2, policy_kwargs=kwargs, seed=seed)
     if algo == "sac":
         return SAC("MlpPolicy", env, learning_starts=100, buffer_size=500, policy_kwargs=SMALL, seed=seed)
+    if algo == "sde":
+        return SAC("MlpPolicy", env, learning_starts=100, buffer_size=500, use_sde=True, policy_kwargs=SMALL, seed=seed)
     if algo == "dqn":
         return DQN("MlpPolicy", env, learning_starts=100, buffer_size=500, policy_kwargs=SMALL, seed=seed)
     return PPO("MlpPolicy", env, n_steps=32, batch_size=32, seed=seed)
@@ -118,7 +119,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
         kills += 1
         in_write += bool(list(folder.glob(".writing-*")))
         for checkpoint in folder.glob("step_*"):
-            json.loads((checkpoint / "manifest.json").read_text())  # whatever has its final name is whole
+            _verify(checkpoint)  # whatever has its final name is whole
     assert in_write >= 3, "the kills never hit a write; the test is not testing that"
     assert same(finish(folder, kwargs), expected)
     assert not list(folder.glob(".writing-*"))
@@ -132,6 +133,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
         dict(algo="droq"),
         dict(algo="simba"),
         dict(algo="sac"),
+        dict(algo="sde"),
         dict(algo="dqn"),
         dict(algo="ppo", n_envs=2),
     ],
@@ -171,6 +173,37 @@ def test_keeps_the_newest(tmp_path):
         model.num_timesteps = timesteps
         save_checkpoint(model, tmp_path, keep=2)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_000000000030", "step_000000000040"]
+
+
+def test_hyper_parameters_are_those_of_the_new_model(checkpoint):
+    model = build()
+    model.gradient_steps, model.batch_size = 1, 8
+    load_checkpoint(model, checkpoint)
+    assert (model.gradient_steps, model.batch_size, model.num_timesteps) == (1, 8, 120)
+
+
+def test_learn_may_be_called_again(tmp_path):
+    model, callback = build(), ResumableCheckpoint(tmp_path, 50, patience=0)
+    model.learn(120, callback=callback)
+    model.learn(60, callback=callback, reset_num_timesteps=False)
+    assert latest_checkpoint(tmp_path).name == "step_000000000150"
+
+
+def test_older_checkpoint_starts_another_branch(tmp_path):
+    for steps in (100, 200):
+        model = build()
+        model.num_timesteps = steps
+        save_checkpoint(model, tmp_path)
+    model = build()
+    ResumableCheckpoint(tmp_path, 50, resume_from=tmp_path / "step_000000000100").restore(model)
+    assert latest_checkpoint(tmp_path).name == "step_000000000100"
+
+
+def test_what_cannot_be_resumed_is_refused(tmp_path):
+    model = SAC("MlpPolicy", "Pendulum-v1", optimize_memory_usage=True, buffer_size=100,
+                replay_buffer_kwargs=dict(handle_timeout_termination=False))  # fmt: skip
+    with pytest.raises(CheckpointError, match="optimize_memory_usage"):
+        model.learn(10, callback=ResumableCheckpoint(tmp_path, 5))
 
 
 def test_fresh_run_does_not_mix_with_another(checkpoint):

@@ -107,6 +107,7 @@ def test_user_dictionaries_are_left_alone():
         (dict(n_target_critics=0), "n_target_critics=0"),
         (dict(target_mode="median"), "target_mode='median' is not known; choose one of min, mean"),
         (dict(precision="fp16"), "precision='fp16' is not known; choose one of fp32, bf16"),
+        (dict(policy_kwargs=dict(n_critics=2)), "n_critics is an argument of REDQ itself"),
         (dict(policy_delay=0), "policy_delay=0 must be at least 1"),
         (dict(cuda_graph=True, device="cpu"), "cuda_graph=True needs a CUDA device"),
     ],
@@ -143,6 +144,21 @@ def test_bad_number_stops_training(field, value):
         model.learn(200)
     assert model.replay_buffer.size() == 59
     assert all(value.isfinite().all() for value in parameters(model).values())
+
+
+def test_bad_last_observation_stops_training():
+    """When an episode ends, the observation that SB3 hands on is already that of the next one."""
+
+    class Falls(gym.Wrapper):
+        steps = 0
+
+        def step(self, action):
+            obs, reward, _, truncated, info = self.env.step(action)
+            self.steps += 1
+            return (obs * np.nan if self.steps == 60 else obs), reward, self.steps == 60, truncated, info
+
+    with pytest.raises(NonFiniteTransitionError, match="Step 60: environment 0 returned nan in the last observation"):
+        build("redq", Falls(gym.make("Pendulum-v1"))).learn(200)
 
 
 def test_running_norm_equals_batch_statistics():

@@ -72,12 +72,10 @@ class TensorReplayBuffer(ReplayBuffer):
         if not np.issubdtype(self.observation_space.dtype, np.floating):
             obs_dtype = th.as_tensor(np.zeros(0, self.observation_space.dtype)).dtype
         action_dtype = th.float32 if isinstance(self.action_space, spaces.Box) else th.int64
-        self.observations = th.zeros((*rows, *self.obs_shape), dtype=obs_dtype, device=device)
-        self.next_observations = th.zeros_like(self.observations)
-        self.actions = th.zeros((*rows, self.action_dim), dtype=action_dtype, device=device)
-        self.rewards = th.zeros(rows, device=device)
-        self.dones = th.zeros(rows, device=device)
-        self.timeouts = th.zeros(rows, device=device)
+        self.observations = _zeros((*rows, *self.obs_shape), obs_dtype, device)
+        self.next_observations = _zeros((*rows, *self.obs_shape), obs_dtype, device)
+        self.actions = _zeros((*rows, self.action_dim), action_dtype, device)
+        self.rewards, self.dones, self.timeouts = (_zeros(rows, th.float32, device) for _ in range(3))
 
     @property
     def device(self) -> th.device:
@@ -203,14 +201,22 @@ def sample_block(
     return type(batches[0])(*(stack(field) for field in zip(*batches, strict=True)))
 
 
+def _zeros(shape: tuple[int, ...], dtype: th.dtype, device: th.device) -> th.Tensor:
+    """On the CPU through numpy, whose zeros take no memory before they are written."""
+    if device.type == "cpu":
+        return th.from_numpy(np.zeros(shape, th.empty(0, dtype=dtype).numpy().dtype))
+    return th.zeros(shape, dtype=dtype, device=device)
+
+
 def _normalize_obs(obs: th.Tensor, env: VecNormalize | None) -> th.Tensor:
     """VecNormalize.normalize_obs for an array observation, on the tensor's device."""
     if env is None or not env.norm_obs:
         return obs
     assert not isinstance(env.obs_rms, dict)
-    mean = th.as_tensor(env.obs_rms.mean, dtype=th.float32, device=obs.device)
-    var = th.as_tensor(env.obs_rms.var, dtype=th.float32, device=obs.device)
-    return ((obs - mean) / (var + env.epsilon).sqrt()).clamp(-env.clip_obs, env.clip_obs)
+    # In float64, as VecNormalize does.
+    mean = th.as_tensor(env.obs_rms.mean, device=obs.device)
+    std = th.as_tensor(np.sqrt(env.obs_rms.var + env.epsilon), device=obs.device)
+    return ((obs.double() - mean) / std).clamp(-env.clip_obs, env.clip_obs).float()
 
 
 def _normalize_reward(reward: th.Tensor, env: VecNormalize | None) -> th.Tensor:
@@ -218,4 +224,4 @@ def _normalize_reward(reward: th.Tensor, env: VecNormalize | None) -> th.Tensor:
     if env is None or not env.norm_reward:
         return reward
     scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
-    return (reward / scale).clamp(-env.clip_reward, env.clip_reward)
+    return (reward.double() / scale).clamp(-env.clip_reward, env.clip_reward).float()

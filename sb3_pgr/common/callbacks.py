@@ -1,5 +1,6 @@
 """Callbacks: resumable checkpoints, and videos during training."""
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from sb3_pgr.common.checkpoint import (
     Restart,
     end_episodes,
     latest_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     remove_unfinished,
     save_checkpoint,
     start_segment,
+    why_not_resumable,
 )
 from sb3_pgr.common.video import record_episodes
 
@@ -59,26 +62,29 @@ class ResumableCheckpoint(BaseCallback):
         """Load ``resume_from`` into the model; then ``learn(..., reset_num_timesteps=False)``."""
         assert self.resume_from is not None
         self._restart = load_checkpoint(model, self.resume_from)
+        for other in list_checkpoints(self.folder):
+            if other.name > Path(self.resume_from).name:  # of a future that will now be another
+                shutil.move(other, other.with_name(f"abandoned-{other.name}"))
 
     def save(self) -> Path:
-        """Write a checkpoint now and start new episodes."""
+        """Write a checkpoint now; ``start_segment`` has to follow if training goes on."""
         end_episodes(self.model)
         path = save_checkpoint(self.model, self.folder, self.keep)
         self._last_save = self.model.num_timesteps
-        start_segment(self.model)
         return path
 
     def _on_training_start(self) -> None:
         remove_unfinished(self.folder)
         last = latest_checkpoint(self.folder)
-        if self._restart is None and last is not None:
+        if self.model.num_timesteps == 0 and last is not None:
             raise CheckpointError(
                 f"{self.folder} holds checkpoints of another run ({last.name}); resume it or name another folder."
             )
         self._last_save = self.model.num_timesteps
-        if self._restart is not None:
-            self._restart.apply(self.model)
-            self._restart = None
+        reason = why_not_resumable(self.model)
+        if reason is not None:
+            raise CheckpointError(f"Training with checkpoints is not possible: {reason}.")
+        self._interrupted = False
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGINT, self._hold)
 
@@ -93,12 +99,18 @@ class ResumableCheckpoint(BaseCallback):
         return True
 
     def _on_rollout_start(self) -> None:
+        if self._restart is not None:
+            # Not earlier: SB3 draws exploration noise between the start of training and the first rollout.
+            self._restart.apply(self.model)
+            self._restart = None
         if self._interrupted:
             self.save()
+            self.release()
             raise KeyboardInterrupt
         waited = self.model.num_timesteps - self._last_save - self.save_freq
         if self.save_freq > 0 and waited >= 0 and (self._episodes_over or waited >= self.patience):
             self.save()
+            start_segment(self.model)
 
     def release(self) -> None:
         """Give Ctrl-C back its old meaning; call it when training has ended in any way."""

@@ -11,6 +11,7 @@ segment: the environments are seeded from (seed, timesteps) and reset, in the ru
 """
 
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -26,8 +27,10 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.her import HerReplayBuffer
 
 FORMAT = "sb3_pgr.checkpoint"
 VERSION = 1
@@ -50,14 +53,13 @@ def save_checkpoint(model: BaseAlgorithm, folder: str | Path, keep: int = 3) -> 
     """
     folder = Path(folder)
     final = folder / f"step_{model.num_timesteps:012d}"
-    if final.exists():
-        return final  # a run passes each step once: this is the same state
     temporary = folder / f".writing-{final.name}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write(model, temporary)
+        _remove(final)
         os.replace(temporary, final)
     # zip and torch report a full disk as errors of their own
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
@@ -66,7 +68,7 @@ def save_checkpoint(model: BaseAlgorithm, folder: str | Path, keep: int = 3) -> 
         kept = f"The last good checkpoint is {last}." if last else "There is no earlier checkpoint."
         raise CheckpointError(f"Could not write checkpoint {final}: {error}. {kept}") from error
     for old in list_checkpoints(folder)[: -max(keep, 1)]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
 
 
@@ -79,6 +81,14 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     """The newest complete checkpoint in a folder, if there is one."""
     checkpoints = list_checkpoints(folder)
     return checkpoints[-1] if checkpoints else None
+
+
+def _remove(checkpoint: Path) -> None:
+    """Take the final name away first, so that whatever bears it is whole even if we are killed here."""
+    if checkpoint.exists():
+        doomed = checkpoint.with_name(f".writing-removed-{checkpoint.name}-{os.getpid()}")
+        os.replace(checkpoint, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_unfinished(folder: str | Path) -> None:
@@ -129,11 +139,23 @@ def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> Restart:
             vec_normalize = th.load(path / "vecnormalize.pt", weights_only=True)
     except (KeyError, ValueError, RuntimeError, FileNotFoundError) as error:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
-    for name, value in state["counters"].items():
-        setattr(model, name, value)
+    for name in _counters(model).keys() & state["counters"].keys():
+        setattr(model, name, state["counters"][name])
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(state["successes"], maxlen=model._stats_window_size)
     return Restart(state["rng"], vec_normalize)
+
+
+def why_not_resumable(model: BaseAlgorithm) -> str | None:
+    """Why checkpoints of this model could not be resumed exactly, or None if they can."""
+    buffer = getattr(model, "replay_buffer", None)
+    if isinstance(buffer, HerReplayBuffer):
+        return "hindsight replay keeps whole episodes, which a checkpoint would cut"
+    if getattr(buffer, "optimize_memory_usage", False):
+        return "optimize_memory_usage takes the next observation from the next row, which a checkpoint would change"
+    if not isinstance(model, OffPolicyAlgorithm | OnPolicyAlgorithm) or hasattr(model, "_last_lstm_states"):
+        return f"{type(model).__name__} keeps state that a checkpoint does not hold"
+    return None
 
 
 def start_segment(model: BaseAlgorithm) -> None:
@@ -149,14 +171,17 @@ def start_segment(model: BaseAlgorithm) -> None:
         model._last_original_obs = model._vec_normalize_env.get_original_obs()
     if isinstance(model, OffPolicyAlgorithm) and model.action_noise is not None:
         model.action_noise.reset()
+    if getattr(model, "use_sde", False):
+        model.policy.reset_noise(model.env.num_envs)  # type: ignore[operator]
 
 
 def end_episodes(model: BaseAlgorithm) -> None:
     """Mark the newest row of the replay buffer as cut off by a time limit, since its episode ends here."""
     buffer = getattr(model, "replay_buffer", None)
     if buffer is not None and buffer.size() > 0 and getattr(buffer, "handle_timeout_termination", False):
-        buffer.timeouts[buffer.pos - 1] = np.maximum(buffer.timeouts[buffer.pos - 1], 1 - buffer.dones[buffer.pos - 1])
-        buffer.dones[buffer.pos - 1] = 1
+        newest = buffer.pos - 1
+        buffer.timeouts[newest] = 1 - buffer.dones[newest] * (1 - buffer.timeouts[newest])
+        buffer.dones[newest] = 1
 
 
 def rng_state() -> dict[str, Any]:
@@ -170,6 +195,18 @@ def rng_state() -> dict[str, Any]:
     if th.cuda.is_available():
         state["cuda"] = [generator.tolist() for generator in th.cuda.get_rng_state_all()]
     return state
+
+
+def load_vec_normalize(env: VecEnv, path: str | Path) -> VecNormalize:
+    """
+    Normalise observations with the statistics of a checkpoint, without changing them; rewards stay as they are.
+
+    :param env: raw environments
+    :param path: the checkpoint's ``vecnormalize.pt``
+    """
+    normalized = VecNormalize(env, training=False, norm_reward=False)
+    _set_vec_normalize(normalized, th.load(path, weights_only=True))
+    return normalized
 
 
 def restore_rng(state: dict[str, Any]) -> None:
@@ -191,8 +228,7 @@ def _write(model: BaseAlgorithm, folder: Path) -> None:
         th.save(_get_vec_normalize(vec_normalize), folder / "vecnormalize.pt")
     state = {
         "algorithm": type(model).__name__,
-        # num_timesteps, n_updates, exploration rates, ...: all plain numbers that the algorithm keeps
-        "counters": {name: value for name, value in vars(model).items() if type(value) in (bool, int, float)},
+        "counters": _counters(model),
         "episodes": [_plain(info) for info in model.ep_info_buffer or []],
         "successes": [float(success) for success in model.ep_success_buffer or []],
         "rng": rng_state(),
@@ -201,6 +237,13 @@ def _write(model: BaseAlgorithm, folder: Path) -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     manifest = {"format": FORMAT, "version": VERSION, "files": {path.name: _fingerprint(path) for path in files}}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _counters(model: BaseAlgorithm) -> dict[str, Any]:
+    """Timesteps, updates, exploration rates, ...: the plain numbers an algorithm keeps, less its hyper-parameters."""
+    arguments = {name for base in type(model).__mro__ for name in inspect.signature(base).parameters if base is not object}
+    numbers = {name: value for name, value in vars(model).items() if type(value) in (bool, int, float)}
+    return {name: value for name, value in numbers.items() if name not in arguments}
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

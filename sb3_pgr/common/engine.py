@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch as th
+from torch.utils._pytree import tree_leaves, tree_map
 
 Block = dict[str, Any]  # tensors (gradient_steps, batch_size, ...), or dicts of such
 Update = Callable[[Block, bool], dict[str, th.Tensor]]
@@ -22,14 +23,12 @@ class UpdateEngine:
     :param compile: compile the loss functions (forward and backward) with ``torch.compile``
     :param precision: ``"fp32"``, or ``"bf16"`` for bfloat16 autocast (parameters and optimisers stay float32)
     :param cuda_graph: capture the whole block as one CUDA graph; needs a CUDA device
-    :raises ValueError: on an unknown precision, or a CUDA graph without a CUDA device
+    :raises ValueError: on an unknown precision
     """
 
     def __init__(self, device: th.device, compile: bool = False, precision: str = "fp32", cuda_graph: bool = False):
         if precision not in PRECISIONS:
             raise ValueError(f"precision={precision!r} is not known; choose one of {', '.join(PRECISIONS)}.")
-        if cuda_graph and device.type != "cuda":
-            raise ValueError(f"cuda_graph=True needs a CUDA device, but the model is on '{device}'.")
         self.device = device
         self.compile = compile
         self.precision = precision
@@ -57,12 +56,13 @@ class UpdateEngine:
         :return: mean of each metric over the updates that reported it
         """
         if self.cuda_graph:
-            key = (tuple(flags), tuple((name, value.shape) for name, value in block.items()))
-            if key not in self._graphs:
-                self._graphs[key] = _CapturedBlock(update, block, flags)
-                metrics = self._graphs[key].first_metrics
-            else:
-                metrics = self._graphs[key].replay(block)
+            key = (tuple(flags), tuple(value.shape for value in tree_leaves(block)))
+            with th.cuda.device(self.device):
+                if key not in self._graphs:
+                    self._graphs[key] = _CapturedBlock(update, block, flags)
+                    metrics = self._graphs[key].first_metrics
+                else:
+                    metrics = self._graphs[key].replay(block)
         else:
             metrics = _run_eagerly(update, block, flags)
         values = th.stack(list(metrics.values())).tolist()  # the block's only host synchronisation
@@ -98,29 +98,34 @@ class _CapturedBlock:
         with th.cuda.stream(stream):
             self.first_metrics = _run_eagerly(update, block, flags)
         th.cuda.current_stream().wait_stream(stream)
-        self._inputs = {name: value.clone() for name, value in block.items()}
+        self._inputs = tree_map(th.clone, block)
         self._graph = th.cuda.CUDAGraph()
         with th.cuda.graph(self._graph):
             self._metrics = _run_eagerly(update, self._inputs, flags)
 
     def replay(self, block: Block) -> dict[str, th.Tensor]:
-        for name, value in block.items():
-            self._inputs[name].copy_(value)
+        for static, value in zip(tree_leaves(self._inputs), tree_leaves(block), strict=True):
+            static.copy_(value)
         self._graph.replay()
         return self._metrics
 
 
-def make_capturable(optimizers: Sequence[th.optim.Optimizer]) -> None:
-    """Let a CUDA graph contain these optimisers: states on the device, learning rate as a tensor."""
+def set_capturable(optimizers: Sequence[th.optim.Optimizer], capturable: bool) -> None:
+    """
+    Let a CUDA graph contain these optimisers (step counts on the device, learning rate as a tensor), or undo it in a
+    model that was trained with graphs and loaded without.
+    """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
+            if group.get("capturable", False) == capturable:
+                continue
             device = group["params"][0].device
-            group["capturable"] = True
-            if not isinstance(group["lr"], th.Tensor):
-                group["lr"] = th.tensor(float(group["lr"]), device=device)
-        for state in optimizer.state.values():
-            if isinstance(state.get("step"), th.Tensor):
-                state["step"] = state["step"].to(device)
+            group["capturable"] = capturable
+            group["lr"] = th.tensor(float(group["lr"]), device=device) if capturable else float(group["lr"])
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter, {})
+                if capturable and "step" in state:
+                    state["step"] = state["step"].to(device)
 
 
 def set_learning_rate(optimizer: th.optim.Optimizer, learning_rate: float) -> None:

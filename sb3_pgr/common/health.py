@@ -1,5 +1,6 @@
 """Stops training at the first bad number."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ class NonFiniteTransitionError(ValueError):
     """An environment returned NaN or infinity."""
 
 
-def check_finite_transition(obs: Any, reward: np.ndarray, timestep: int) -> None:
+def check_finite_transition(obs: Any, reward: np.ndarray, timestep: int, infos: Sequence[dict[str, Any]] = ()) -> None:
     """
     :param obs: observations ``(n_envs, ...)``, or a dict of such
     :param reward: rewards ``(n_envs,)``
     :param timestep: named in the message
+    :param infos: one per environment; a ``terminal_observation`` in them is checked too
     :raises NonFiniteTransitionError: naming the step, the environment and the field
     """
     fields = {f"observation '{key}'": value for key, value in obs.items()} if isinstance(obs, dict) else {"observation": obs}
@@ -28,6 +30,15 @@ def check_finite_transition(obs: Any, reward: np.ndarray, timestep: int) -> None
                 f"Step {timestep}: environment {env} returned {value[(env, *where)]} in its {field}{index}. "
                 "Training stopped; nothing of this step was stored."
             )
+    for env, info in enumerate(infos):
+        # At the end of an episode the observation above is that of the next one.
+        last = info.get("terminal_observation")
+        for value in last.values() if isinstance(last, dict) else [] if last is None else [last]:
+            if not np.isfinite(value).all():
+                raise NonFiniteTransitionError(
+                    f"Step {timestep}: environment {env} returned {value[~np.isfinite(value)][0]} in the last observation of "
+                    "its episode. Training stopped; nothing of this step was stored."
+                )
 
 
 class FiniteVecEnv(VecEnvWrapper):
@@ -49,5 +60,5 @@ class FiniteVecEnv(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         obs, reward, dones, infos = self.venv.step_wait()
         self.timestep += self.num_envs
-        check_finite_transition(obs, reward, self.timestep)
+        check_finite_transition(obs, reward, self.timestep, infos)
         return obs, reward, dones, infos

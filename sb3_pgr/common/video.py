@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 from PIL import Image
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -31,19 +31,22 @@ def record_episodes(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames, returns = [], []
-    for _ in range(episodes):
-        obs, done, total = env.reset(), False, 0.0
-        while not done:
-            frames.append(_frame(env, size))
-            action, _ = model.predict(obs, deterministic=True)  # type: ignore[arg-type]
-            obs, reward, dones, _ = env.step(action)
-            total += float(reward[0])
-            done = bool(dones[0])
-        returns.append(total)
     rate = fps or env.get_attr("metadata")[0].get("render_fps") or 30
     temporary = path.with_name(f".{path.stem}.writing.mp4")
-    ImageSequenceClip(frames, fps=rate).write_videofile(str(temporary), codec="libx264", audio=False, logger=None)
+    returns = []
+    obs = env.reset()
+    frame = _frame(env, size)
+    with FFMPEG_VideoWriter(str(temporary), (frame.shape[1], frame.shape[0]), rate) as writer:
+        for _ in range(episodes):
+            done, total = False, 0.0
+            while not done:
+                writer.write_frame(frame)
+                action, _ = model.predict(obs, deterministic=True)  # type: ignore[arg-type]
+                obs, reward, dones, _ = env.step(action)
+                frame = _frame(env, size)
+                total += float(reward[0])
+                done = bool(dones[0])
+            returns.append(total)
     os.replace(temporary, path)
     return returns
 

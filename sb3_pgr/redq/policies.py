@@ -198,7 +198,7 @@ class SimbaPolicy(REDQPolicy):
         critic_blocks: int = 2,
         optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
-        n_critics: int = 2,
+        n_critics: int = 10,
     ):
         self.simba_kwargs = dict(
             actor_hidden_dim=actor_hidden_dim,
@@ -208,7 +208,8 @@ class SimbaPolicy(REDQPolicy):
         )
         if optimizer_kwargs is None:
             optimizer_kwargs = dict(weight_decay=1e-2, fused=True)
-        assert isinstance(observation_space, spaces.Box), "SimbaPolicy takes array observations"
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(f"SimbaPolicy takes flat Box observations, not {observation_space}.")
         running_norm = RunningNorm(spaces.flatdim(observation_space))
         super().__init__(
             observation_space,

@@ -9,11 +9,12 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
 
 from sb3_pgr.buffers import TensorReplayBuffer, sample_block
 from sb3_pgr.common.distributions import squashed_gaussian_sample
-from sb3_pgr.common.engine import Block, UpdateEngine, make_capturable, set_learning_rate
+from sb3_pgr.common.engine import Block, UpdateEngine, set_capturable, set_learning_rate
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.redq.policies import CnnPolicy, EnsembleCritic, MlpPolicy, MultiInputPolicy, REDQPolicy, SimbaPolicy
 
@@ -96,6 +97,8 @@ class REDQ(SAC):
             raise ValueError(f"target_mode={target_mode!r} is not known; choose one of {', '.join(TARGET_MODES)}.")
         if policy_delay < 1:
             raise ValueError(f"policy_delay={policy_delay} must be at least 1.")
+        if "n_critics" in (policy_kwargs or {}):
+            raise ValueError("n_critics is an argument of REDQ itself: REDQ(..., n_critics=2), not policy_kwargs.")
         self.n_critics = n_critics
         self.n_target_critics = n_target_critics
         self.policy_delay = policy_delay
@@ -129,7 +132,14 @@ class REDQ(SAC):
         )
         # SAC adds this to policy_kwargs, but there is no gSDE here.
         self.policy_kwargs.pop("use_sde", None)
-        if _init_setup_model:
+        if _init_setup_model:  # a model may be loaded elsewhere than where it was trained
+            if cuda_graph and self.device.type != "cuda":
+                raise ValueError(f"cuda_graph=True needs a CUDA device, but the model is on '{self.device}'.")
+            if cuda_graph and (gradient_steps < 1 or gradient_steps % policy_delay):
+                raise ValueError(
+                    f"cuda_graph=True captures one block of updates; gradient_steps={gradient_steps} must be a multiple of "
+                    f"policy_delay={policy_delay}."
+                )
             self._setup_model()
 
     def _setup_model(self) -> None:
@@ -147,8 +157,7 @@ class REDQ(SAC):
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
-        if self.cuda_graph:
-            make_capturable(optimizers)
+        set_capturable(optimizers, self.cuda_graph)
         self._update_learning_rate(optimizers)
 
         assert self.replay_buffer is not None
@@ -177,6 +186,7 @@ class REDQ(SAC):
         self.critic.optimizer.step()
         with th.no_grad():
             th._foreach_lerp_(self._target_parameters, self._critic_parameters, self.tau)
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)  # SB3 issue 996
         metrics = {"critic_loss": critic_loss.detach(), "q_mean": q_mean}
         if update_policy:
             metrics |= self._update_policy(batch)
@@ -239,7 +249,7 @@ class REDQ(SAC):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        check_finite_transition(new_obs, reward, self.num_timesteps)
+        check_finite_transition(new_obs, reward, self.num_timesteps, infos)
         if isinstance(self.policy, SimbaPolicy):
             self.policy.running_norm.update(th.as_tensor(new_obs, device=self.device).flatten(1))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)

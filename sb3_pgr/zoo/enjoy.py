@@ -7,7 +7,7 @@ import gymnasium as gym
 import rl_zoo3.enjoy
 
 from sb3_pgr.envs import resolve_env_id
-from sb3_pgr.zoo.arguments import option
+from sb3_pgr.zoo.arguments import import_gym_packages, option, values
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import find_runs
@@ -30,6 +30,7 @@ def main() -> None:
         if algo is None or env_id is None:
             raise UsageError("Say what to watch: --algo redq --env dmc/cheetah-run-v0.")
         resolve_algorithm(algo)
+        import_gym_packages(values(argv, "--gym-packages"))
         resolve_env_id(env_id)
         if not find_runs(folder, env_id, algo):
             raise UsageError(f"There is no run of {algo} on {env_id} in {folder}.")

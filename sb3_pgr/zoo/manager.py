@@ -18,9 +18,10 @@ from rl_zoo3.utils import get_class_by_name
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_wrapper
 
 from sb3_pgr.common.callbacks import ResumableCheckpoint, VideoCallback
+from sb3_pgr.common.checkpoint import why_not_resumable
 from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
 from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.envs.rendering import require_renderer
@@ -144,7 +145,7 @@ class Manager(ExperimentManager):
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         # Below VecNormalize, whose running statistics one NaN would spoil.
-        return super()._maybe_normalize(FiniteVecEnv(env), eval_env)
+        return super()._maybe_normalize(env if eval_env else FiniteVecEnv(env), eval_env)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         try:
@@ -158,13 +159,20 @@ class Manager(ExperimentManager):
             self.checkpoint.restore(model)
             print(f"Resuming from {self.checkpoint.resume_from} at step {model.num_timesteps}")
             self._restore_callbacks(model)
-            self._hyperparams_left(model)
-        else:
-            write_run_file(self.save_path, self.extras.argv, self.seed, saved_hyperparams)
+            self._count_steps_left(model)
+        self._drop_impossible_checkpoint(model)
+        write_run_file(self.save_path, self.extras.argv, self.seed, saved_hyperparams)
         model.set_logger(self._logger(model))
         return model, saved_hyperparams
 
-    def _hyperparams_left(self, model: BaseAlgorithm) -> None:
+    def _drop_impossible_checkpoint(self, model: BaseAlgorithm) -> None:
+        reason = why_not_resumable(model)
+        if reason is not None and self.checkpoint is not None:
+            print(f"No resumable checkpoints: {reason}.")
+            self.callbacks.remove(self.checkpoint)
+            self.checkpoint = None
+
+    def _count_steps_left(self, model: BaseAlgorithm) -> None:
         """``learn`` counts from where it starts: leave it the steps that are still to do."""
         if model.num_timesteps >= self.n_timesteps:
             raise UsageError(
@@ -172,6 +180,10 @@ class Manager(ExperimentManager):
                 "give a larger -n to train on."
             )
         self.n_timesteps -= model.num_timesteps
+        assert model.env is not None
+        watched = unwrap_vec_wrapper(model.env, FiniteVecEnv)
+        assert watched is not None
+        watched.timestep = model.num_timesteps
 
     def _restore_callbacks(self, model: BaseAlgorithm) -> None:
         calls = model.num_timesteps // model.n_envs
@@ -194,7 +206,9 @@ class Manager(ExperimentManager):
         kwargs: dict[str, Any] = {"reset_num_timesteps": self.extras.resume is None}
         if self.log_interval != -1:
             kwargs["log_interval"] = self.log_interval if self.log_interval > -1 else None
-        assert self.checkpoint is not None
+        if self.checkpoint is None:
+            super().learn(model)
+            return
         try:
             model.learn(self.n_timesteps, callback=self.callbacks, **kwargs)
         except KeyboardInterrupt:

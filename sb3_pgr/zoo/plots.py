@@ -10,7 +10,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import find_runs
@@ -22,8 +21,6 @@ def main() -> None:
     args = _parser().parse_args()
     for algo in args.algos:
         resolve_algorithm(algo)
-    for env_id in args.envs:
-        resolve_env_id(env_id)
     figure, axes = plt.subplots(1, len(args.envs), figsize=(5.5 * len(args.envs), 4), squeeze=False)
     drawn = 0
     for axis, env_id in zip(axes[0], args.envs):

@@ -3,12 +3,15 @@
 import argparse
 from pathlib import Path
 
+import yaml
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pgr.common.checkpoint import load_vec_normalize
 from sb3_pgr.common.video import record_episodes
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.envs.rendering import require_renderer
+from sb3_pgr.zoo.arguments import import_gym_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.rendering import render_kwargs
@@ -19,6 +22,7 @@ def main() -> None:
     """Write ``<run>/videos/<env>_<timesteps>.mp4``."""
     register()
     args = _parser().parse_args()
+    import_gym_packages(args.gym_packages)
     resolve_env_id(args.env)
     if args.algo is not None:
         resolve_algorithm(args.algo)
@@ -36,7 +40,7 @@ def main() -> None:
         raise UsageError(str(error)) from None
     run = _run_of(model_path)
     model = resolve_algorithm(args.algo or run.parent.name).load(model_path, buffer_size=1, device="cpu")
-    env = _environment(args.env, run, (args.width, args.height), args.seed)
+    env = _environment(args.env, run, model_path, (args.width, args.height), args.seed)
     name = args.env.replace("/", "-")
     path = args.output or run / VIDEOS / f"{name}_{model.num_timesteps}.mp4"
     print(f"Filming {model_path}")
@@ -60,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--height", type=int, default=480, help="pixels")
     parser.add_argument("--fps", type=int, help="frames per second; the environment's own by default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     parser.add_argument("-o", "--output", type=Path, help="the mp4 file")
     return parser
 
@@ -79,9 +84,26 @@ def _run_of(model_path: Path) -> Path:
     return model_path.parent.parent.parent if in_checkpoint else model_path.parent
 
 
-def _environment(env_id: str, run: Path, size: tuple[int, int], seed: int) -> VecEnv:
-    hyperparams, stats_path = get_saved_hyperparams(str(run / env_id.replace("/", "-")), test_mode=True)
-    env_kwargs = render_kwargs(env_id, hyperparams.pop("env_kwargs", None), size)
-    return create_test_env(
-        env_id, stats_path=stats_path, seed=seed, should_render=False, hyperparams=hyperparams, env_kwargs=env_kwargs
-    )
+def _environment(env_id: str, run: Path, model_path: Path, size: tuple[int, int], seed: int) -> VecEnv:
+    """The run's environment, with the normalisation statistics that belong to the model."""
+    folder = run / env_id.replace("/", "-")
+    hyperparams, stats_path = get_saved_hyperparams(str(folder), test_mode=True)
+    env_kwargs = hyperparams.pop("env_kwargs", None) or {}
+    if (folder / "args.yml").is_file():
+        # written by RL Zoo, which reads it back in the same way
+        env_kwargs = yaml.load((folder / "args.yml").read_text(), Loader=yaml.UnsafeLoader)["env_kwargs"] or env_kwargs
+    in_checkpoint = model_path.with_name("vecnormalize.pt")
+    if in_checkpoint.is_file():
+        hyperparams["normalize"] = False
+    try:
+        env = create_test_env(
+            env_id,
+            stats_path=stats_path,
+            seed=seed,
+            should_render=False,
+            hyperparams=hyperparams,
+            env_kwargs=render_kwargs(env_id, env_kwargs, size),
+        )
+    except ValueError as error:
+        raise UsageError(f"{error}. A model in {run / CHECKPOINTS} has its own statistics.") from None
+    return load_vec_normalize(env, in_checkpoint) if in_checkpoint.is_file() else env

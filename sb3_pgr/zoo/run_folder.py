@@ -67,7 +67,9 @@ def find_runs(logs: str | Path, env_id: str, algo: str | None = None) -> list[Pa
     pattern = re.compile(rf"{name}_\d+(_[0-9a-f-]+)?")
     roots = [Path(logs) / algo] if algo else [path for path in Path(logs).glob("*") if path.is_dir()]
     runs = [path for root in roots for path in root.glob("*") if path.is_dir() and pattern.fullmatch(path.name)]
-    return sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)
+    # A run folder changes when a video of it is made; run.json only when it is started or resumed.
+    started = {run: run / RUN_FILE if (run / RUN_FILE).exists() else run for run in runs}
+    return sorted(runs, key=lambda run: started[run].stat().st_mtime, reverse=True)
 
 
 def find_models(run: str | Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """``train``: RL Zoo's command with resumable checkpoints and videos."""
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import rl_zoo3.train
 import rl_zoo3.utils
 
 from sb3_pgr.envs import resolve_env_id
-from sb3_pgr.zoo.arguments import option
+from sb3_pgr.zoo.arguments import import_gym_packages, option, values
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
 from sb3_pgr.zoo.registry import register, resolve_algorithm
@@ -30,6 +29,8 @@ def main() -> None:
         _run_rl_zoo(["--help"])
     extras, argv = _extras(argv)
     if extras.resume is not None:
+        if option(argv, "-params", "--hyperparams") is not None:
+            raise UsageError("--resume continues with the hyper-parameters of the run; -params cannot change them.")
         stored = read_run_file(extras.resume)
         extras.hyperparams = stored["hyperparams"]
         # What is said now stands after, and so above, what was said then.
@@ -38,8 +39,7 @@ def main() -> None:
         extras, argv = _extras(argv)
         for name in (*given, "resume", "hyperparams"):
             setattr(extras, name, extras_now[name])
-        if option(argv, "-params", "--hyperparams", after=len(stored["argv"])) is not None:
-            raise UsageError("--resume continues with the hyper-parameters of the run; -params cannot change them.")
+        extras.argv = [*stored["argv"], *_without_resume(sys.argv[1:])]
     else:
         extras.argv = sys.argv[1:]
     _check(argv)
@@ -75,6 +75,17 @@ def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
     return Extras(**vars(known)), rest
 
 
+def _without_resume(argv: list[str]) -> list[str]:
+    rest = _parser().parse_known_args(argv)[1]
+    kept = [argument for name in vars(Extras()) if _given(name) and name != "resume" for argument in _as_flags(name)]
+    return [*kept, *rest]
+
+
+def _as_flags(name: str) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    return [flag, str(option(sys.argv[1:], flag))]
+
+
 def _given(name: str) -> bool:
     return option(sys.argv[1:], f"--{name.replace('_', '-')}") is not None
 
@@ -87,17 +98,10 @@ def _check(argv: list[str]) -> None:
     resolve_algorithm(algo)
     if env_id is None:
         raise UsageError("Say which environment to train on: --env dmc/cheetah-run-v0. `sb3-pgr list-envs` prints them.")
-    if "--gym-packages" in argv:
-        for name in argv[argv.index("--gym-packages") + 1 :]:
-            if name.startswith("-"):
-                break
-            importlib.import_module(name)
+    import_gym_packages(values(argv, "--gym-packages"))
     resolve_env_id(env_id)
-    for flag in ("-params", "--hyperparams"):
-        for argument in argv[argv.index(flag) + 1 :] if flag in argv else []:
-            if argument.startswith("-"):
-                break
-            _check_param(argument)
+    for argument in values(argv, "-params", "--hyperparams"):
+        _check_param(argument)
 
 
 def _check_param(argument: str) -> None:
