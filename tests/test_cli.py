@@ -81,19 +81,21 @@ def test_enjoy_and_plots(trained):
     assert "no evaluations" in run("plots", "-a", "sac", "-e", "Pendulum-v1", "-f", trained, expect=2)
 
 
-@pytest.mark.parametrize("algo", ["sac", "redq"])
-def test_buffer_by_dotted_name(tmp_path, algo):
-    params = [
-        "-params",
-        "replay_buffer_class:'sb3_pgr.buffers.TensorReplayBuffer'",
-        "policy:'MlpPolicy'",
-        "learning_starts:50",
-    ]
-    if algo == "redq":
-        params += ["gradient_steps:1"]
+def test_buffer_by_dotted_name(tmp_path):
     config = tmp_path / "config.yml"
-    config.write_text("default:\n  n_timesteps: 100\n  policy: MlpPolicy\n")
-    train(tmp_path, "-conf", config, "--eval-freq", -1, algo=algo, steps=100, params=params)
+    config.write_text(
+        "default:\n  n_timesteps: 100\n  policy: MlpPolicy\n  learning_starts: 50\n"
+        "  replay_buffer_class: sb3_pgr.buffers.TensorReplayBuffer\n"
+    )
+    flags = ["-conf", config, "--eval-freq", -1, "--save-replay-buffer"]
+    train(tmp_path, *flags, algo="sac", steps=100, params=[])
+    with open(tmp_path / "sac/Pendulum-v1_1/replay_buffer.pkl", "rb") as file:
+        assert type(pickle.load(file)).__name__ == "TensorReplayBuffer"
+
+
+def test_algorithm_without_exact_resume_still_runs(tmp_path):
+    output = train(tmp_path, "--eval-freq", -1, algo="ars", env="CartPole-v1", steps=200, params=["-params", "n_delta:2"])
+    assert "No resumable checkpoints" in output
 
 
 def final_weights(run_folder):

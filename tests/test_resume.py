@@ -186,7 +186,7 @@ def test_learn_may_be_called_again(tmp_path):
     model, callback = build(), ResumableCheckpoint(tmp_path, 50, patience=0)
     model.learn(120, callback=callback)
     model.learn(60, callback=callback, reset_num_timesteps=False)
-    assert latest_checkpoint(tmp_path).name == "step_000000000150"
+    assert latest_checkpoint(tmp_path).name == "step_000000000170"
 
 
 def test_older_checkpoint_starts_another_branch(tmp_path):

@@ -12,11 +12,11 @@ class NonFiniteTransitionError(ValueError):
     """An environment returned NaN or infinity."""
 
 
-def check_finite_transition(obs: Any, reward: np.ndarray, timestep: int, infos: Sequence[dict[str, Any]] = ()) -> None:
+def check_finite_transition(obs: Any, reward: np.ndarray, moment: str, infos: Sequence[dict[str, Any]] = ()) -> None:
     """
     :param obs: observations ``(n_envs, ...)``, or a dict of such
     :param reward: rewards ``(n_envs,)``
-    :param timestep: named in the message
+    :param moment: named in the message, e.g. "Step 10"
     :param infos: one per environment; a ``terminal_observation`` in them is checked too
     :raises NonFiniteTransitionError: naming the step, the environment and the field
     """
@@ -27,7 +27,7 @@ def check_finite_transition(obs: Any, reward: np.ndarray, timestep: int, infos: 
             env, *where = np.argwhere(~finite)[0].tolist()
             index = f" at index {tuple(where)}" if where else ""
             raise NonFiniteTransitionError(
-                f"Step {timestep}: environment {env} returned {value[(env, *where)]} in its {field}{index}. "
+                f"{moment}: environment {env} returned {value[(env, *where)]} in its {field}{index}. "
                 "Training stopped; nothing of this step was stored."
             )
     for env, info in enumerate(infos):
@@ -36,7 +36,7 @@ def check_finite_transition(obs: Any, reward: np.ndarray, timestep: int, infos: 
         for value in last.values() if isinstance(last, dict) else [] if last is None else [last]:
             if not np.isfinite(value).all():
                 raise NonFiniteTransitionError(
-                    f"Step {timestep}: environment {env} returned {value[~np.isfinite(value)][0]} in the last observation of "
+                    f"{moment}: environment {env} returned {value[~np.isfinite(value)][0]} in the last observation of "
                     "its episode. Training stopped; nothing of this step was stored."
                 )
 
@@ -46,19 +46,21 @@ class FiniteVecEnv(VecEnvWrapper):
     Stops at the first NaN or infinity in an observation or reward.
 
     :param venv: environments to watch
+    :param step_name: what the message calls a step of theirs
     """
 
-    def __init__(self, venv: VecEnv):
+    def __init__(self, venv: VecEnv, step_name: str = "Step"):
         super().__init__(venv)
+        self.step_name = step_name
         self.timestep = 0
 
     def reset(self) -> VecEnvObs:
         obs = self.venv.reset()
-        check_finite_transition(obs, np.zeros(self.num_envs), self.timestep)
+        check_finite_transition(obs, np.zeros(self.num_envs), f"{self.step_name} {self.timestep}")
         return obs
 
     def step_wait(self) -> VecEnvStepReturn:
         obs, reward, dones, infos = self.venv.step_wait()
         self.timestep += self.num_envs
-        check_finite_transition(obs, reward, self.timestep, infos)
+        check_finite_transition(obs, reward, f"{self.step_name} {self.timestep}", infos)
         return obs, reward, dones, infos

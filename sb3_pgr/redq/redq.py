@@ -249,7 +249,7 @@ class REDQ(SAC):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        check_finite_transition(new_obs, reward, self.num_timesteps, infos)
+        check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
         if isinstance(self.policy, SimbaPolicy):
             self.policy.running_norm.update(th.as_tensor(new_obs, device=self.device).flatten(1))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)

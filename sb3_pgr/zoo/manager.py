@@ -145,7 +145,8 @@ class Manager(ExperimentManager):
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         # Below VecNormalize, whose running statistics one NaN would spoil.
-        return super()._maybe_normalize(env if eval_env else FiniteVecEnv(env), eval_env)
+        watched = FiniteVecEnv(env, "Evaluation step" if eval_env else "Step")
+        return super()._maybe_normalize(watched, eval_env)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         try:
