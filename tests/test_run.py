@@ -174,8 +174,8 @@ def test_running_norm_equals_batch_statistics():
 def test_simba_shares_one_set_of_statistics():
     model = build("simba").learn(80)
     norms = [
-        model.policy.running_norm,
-        *(network.features_extractor.running_norm for network in (model.actor, model.critic, model.critic_target)),
+        model.policy.observation_norm,
+        *(network.features_extractor.observation_norm for network in (model.actor, model.critic, model.critic_target)),
     ]
     assert all(norm is norms[0] for norm in norms)
     assert norms[0].count == 80

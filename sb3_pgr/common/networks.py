@@ -78,12 +78,13 @@ class RunningNormExtractor(FlattenExtractor):
     SB3 features extractor that flattens, then standardises by running statistics.
 
     :param observation_space: observation space
-    :param running_norm: the statistics, shared by all networks of a policy
+    :param observation_norm: the statistics, shared by all networks of a policy
     """
 
-    def __init__(self, observation_space: gym.Space, running_norm: RunningNorm):
+    def __init__(self, observation_space: gym.Space, observation_norm: RunningNorm):
         super().__init__(observation_space)
-        self.running_norm = running_norm
+        # SB3 copies whatever is called running_* from critics to targets; these statistics are shared already.
+        self.observation_norm = observation_norm
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.running_norm(super().forward(observations))
+        return self.observation_norm(super().forward(observations))

@@ -210,18 +210,18 @@ class SimbaPolicy(REDQPolicy):
             optimizer_kwargs = dict(weight_decay=1e-2, fused=True)
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
             raise ValueError(f"SimbaPolicy takes flat Box observations, not {observation_space}.")
-        running_norm = RunningNorm(spaces.flatdim(observation_space))
+        observation_norm = RunningNorm(spaces.flatdim(observation_space))
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
             features_extractor_class=RunningNormExtractor,
-            features_extractor_kwargs=dict(running_norm=running_norm),
+            features_extractor_kwargs=dict(observation_norm=observation_norm),
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             n_critics=n_critics,
         )
-        self.running_norm = running_norm
+        self.observation_norm = observation_norm
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)

@@ -251,7 +251,7 @@ class REDQ(SAC):
     ) -> None:
         check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
         if isinstance(self.policy, SimbaPolicy):
-            self.policy.running_norm.update(th.as_tensor(new_obs, device=self.device).flatten(1))
+            self.policy.observation_norm.update(th.as_tensor(new_obs, device=self.device).flatten(1))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:

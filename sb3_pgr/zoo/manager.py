@@ -212,6 +212,8 @@ class Manager(ExperimentManager):
             return
         try:
             model.learn(self.n_timesteps, callback=self.callbacks, **kwargs)
+            if self.extras.checkpoint_freq > 0:
+                self.checkpoint.save()  # so that the run can be extended with --resume RUN -n MORE
         except KeyboardInterrupt:
             self.save_trained_model(model)
             print(f"Interrupted at step {model.num_timesteps}. Continue with: sb3-pgr train --resume {self.save_path}")
