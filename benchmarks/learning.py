@@ -110,13 +110,12 @@ def report() -> None:
     import matplotlib.pyplot as plt
 
     table: dict[str, dict[str, object]] = {}
-    figure, axes = plt.subplots(1, len(ENVS), figsize=(5.5 * len(ENVS), 4), squeeze=False)
-    for axis, env_id in zip(axes[0], ENVS, strict=True):
+    envs = [env for env in ENVS if all(any(finished(env, algo, seed) for seed in SEEDS) for algo in ALGOS)]
+    figure, axes = plt.subplots(1, len(envs), figsize=(5.5 * len(envs), 4), squeeze=False)
+    for axis, env_id in zip(axes[0], envs, strict=True):
         table[env_id] = {}
         for algo, colour in zip(ALGOS, ("#c0392b", "#34495e"), strict=True):
             curves = [read(result_file(env_id, algo, seed)) for seed in SEEDS if finished(env_id, algo, seed)]
-            if not curves:
-                continue
             steps = [row["timesteps"] for row in curves[0]]
             returns = np.array([[row["return_mean"] for row in curve] for curve in curves])
             axis.plot(steps, returns.mean(0), color=colour, label=f"{algo.upper()} ({len(curves)} seeds)")
@@ -132,7 +131,7 @@ def report() -> None:
         axis.legend(frameon=False, loc="upper left")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("Mean over seeds; band: lowest to highest seed", fontsize=10)
+    figure.text(0.99, 0.01, "mean over seeds; band: lowest to highest seed", ha="right", fontsize=7, color="gray")
     figure.tight_layout()
     figure.savefig(RESULTS / "learning" / "learning.png", dpi=130)
     result = {"provenance": provenance(SEEDS), "n_timesteps": N_TIMESTEPS, "results": table}
