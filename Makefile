@@ -19,8 +19,8 @@ $(VENV)/.ready: pyproject.toml setup.py constraints.txt .ci/setup
 
 demo: setup
 	@rm -rf $(DEMO_LOGS)
-	$(BIN)/sb3-pgr train --algo redq --env $(DEMO_ENV) -n 2000 -f $(DEMO_LOGS) --seed 0 --progress \
-		--eval-freq 250 --eval-episodes 2 --video-freq 2000 --verbose 0 \
+	$(BIN)/sb3-pgr train --algo redq --env $(DEMO_ENV) -n 3000 -f $(DEMO_LOGS) --seed 0 --progress \
+		--eval-freq 250 --eval-episodes 2 --video-freq 3000 --verbose 0 \
 		-params gradient_steps:8 policy_delay:2 n_critics:5 learning_starts:500 learning_rate:0.001 "ent_coef:'auto_0.1'" \
 		"env_kwargs:dict(frame_skip=8)"
 	@$(BIN)/sb3-pgr plots -a redq -e $(DEMO_ENV) -f $(DEMO_LOGS) -o $(DEMO_LOGS)/learning_curve.png
