@@ -134,15 +134,18 @@ def test_resume_after_sigkill(tmp_path):
     assert "already reached step 800 of 800" in run("train", "--resume", folder, expect=2)  # what was added is remembered
 
 
-def test_ctrl_c_saves_and_exits_with_130(tmp_path):
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_ctrl_c_saves_and_exits_with_130(tmp_path, vec_env):
     flags = ["train", "--algo", "redq", "--env", "Pendulum-v1", "-n", 100_000, "-f", tmp_path, "--num-threads", 1, *SMALL]
-    process = subprocess.Popen(command(*flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    flags += ["n_envs:2", "--vec-env", vec_env]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command(*flags), start_new_session=True, **pipes)
     folder = tmp_path / "redq/Pendulum-v1_1"
     deadline = time.monotonic() + 120
     monitor = folder / "0.monitor.csv"
     while time.monotonic() < deadline and not (monitor.exists() and len(monitor.read_text().splitlines()) > 2):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "--resume" in output and "Traceback" not in output

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import shutil
+import signal
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -142,6 +143,14 @@ class Manager(ExperimentManager):
     @property
     def _video_size(self) -> tuple[int, int]:
         return self.extras.video_width, self.extras.video_height
+
+    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+        # Ctrl-C reaches the whole process group; processes of environments inherit that they ignore it.
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return super().create_envs(*args, **kwargs)
+        finally:
+            signal.signal(signal.SIGINT, previous)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
         # Below VecNormalize, whose running statistics one NaN would spoil.
