@@ -14,7 +14,6 @@ import hashlib
 import inspect
 import json
 import os
-import random
 import shutil
 import zipfile
 from collections import deque
@@ -25,12 +24,19 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.her import HerReplayBuffer
+
+from sb3_pgr.common.state import (
+    get_arrays,
+    get_vec_normalize,
+    restore_rng,
+    rng_state,
+    set_arrays,
+    set_vec_normalize,
+)
 
 FORMAT = "sb3_pgr.checkpoint"
 VERSION = 1
@@ -111,7 +117,7 @@ class Restart:
         """Continue where the checkpoint left off; call it when training starts."""
         vec_normalize = model.get_vec_normalize_env()
         if vec_normalize is not None and self.vec_normalize is not None:
-            _set_vec_normalize(vec_normalize, self.vec_normalize)
+            set_vec_normalize(vec_normalize, self.vec_normalize)
         restore_rng(self.rng)
         start_segment(model)
 
@@ -133,7 +139,7 @@ def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> Restart:
     try:
         _restore_parameters(model, path / "model.zip")
         if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-            _set_arrays(model.replay_buffer, th.load(path / "replay_buffer.pt", weights_only=True))
+            set_arrays(model.replay_buffer, th.load(path / "replay_buffer.pt", weights_only=True))
         vec_normalize = None
         if model.get_vec_normalize_env() is not None:
             vec_normalize = th.load(path / "vecnormalize.pt", weights_only=True)
@@ -184,48 +190,13 @@ def end_episodes(model: BaseAlgorithm) -> None:
         buffer.dones[newest] = 1
 
 
-def rng_state() -> dict[str, Any]:
-    """State of the global generators of python, numpy and torch, as JSON."""
-    numpy_state = np.random.get_state(legacy=False)
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": {**numpy_state, "state": {"key": numpy_state["state"]["key"].tolist(), "pos": numpy_state["state"]["pos"]}},
-        "torch": th.get_rng_state().tolist(),
-    }
-    if th.cuda.is_available():
-        state["cuda"] = [generator.tolist() for generator in th.cuda.get_rng_state_all()]
-    return state
-
-
-def load_vec_normalize(env: VecEnv, path: str | Path) -> VecNormalize:
-    """
-    Normalise observations with the statistics of a checkpoint, without changing them; rewards stay as they are.
-
-    :param env: raw environments
-    :param path: the checkpoint's ``vecnormalize.pt``
-    """
-    normalized = VecNormalize(env, training=False, norm_reward=False)
-    _set_vec_normalize(normalized, th.load(path, weights_only=True))
-    return normalized
-
-
-def restore_rng(state: dict[str, Any]) -> None:
-    """Set the global generators to what ``rng_state`` returned."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(state["numpy"])
-    th.set_rng_state(th.tensor(state["torch"], dtype=th.uint8))
-    if "cuda" in state and th.cuda.is_available():
-        th.cuda.set_rng_state_all([th.tensor(generator, dtype=th.uint8) for generator in state["cuda"]])
-
-
 def _write(model: BaseAlgorithm, folder: Path) -> None:
     model.save(folder / "model.zip")
     if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-        th.save(_get_arrays(model.replay_buffer), folder / "replay_buffer.pt")
+        th.save(get_arrays(model.replay_buffer), folder / "replay_buffer.pt")
     vec_normalize = model.get_vec_normalize_env()
     if vec_normalize is not None:
-        th.save(_get_vec_normalize(vec_normalize), folder / "vecnormalize.pt")
+        th.save(get_vec_normalize(vec_normalize), folder / "vecnormalize.pt")
     state = {
         "algorithm": type(model).__name__,
         "counters": _counters(model),
@@ -287,64 +258,6 @@ def _restore_parameters(model: BaseAlgorithm, path: Path) -> None:
         for parent in parents:
             target = getattr(target, parent)
         getattr(target, attribute).data.copy_(value.data)
-
-
-def _get_arrays(buffer: BaseBuffer) -> dict[str, Any]:
-    """Arrays (their filled rows only), plain numbers and generators among a buffer's attributes."""
-    size = buffer.size()
-    state: dict[str, Any] = {}
-    for name, value in vars(buffer).items():
-        if isinstance(value, np.ndarray | th.Tensor):
-            rows = value[:size] if value.shape[:1] == (buffer.buffer_size,) else value
-            state[name] = th.as_tensor(rows).cpu().clone()
-        elif isinstance(value, dict) and all(isinstance(item, np.ndarray) for item in value.values()):
-            state[name] = {key: th.as_tensor(item[:size]).clone() for key, item in value.items()}
-        elif isinstance(value, th.Generator):
-            state[name] = value.get_state()
-        elif type(value) in (bool, int, float):
-            state[name] = value
-    return state
-
-
-def _set_arrays(buffer: BaseBuffer, state: dict[str, Any]) -> None:
-    if state["buffer_size"] != buffer.buffer_size or state["n_envs"] != buffer.n_envs:
-        raise ValueError(
-            f"its buffer holds {state['buffer_size']} x {state['n_envs']} transitions, "
-            f"this one {buffer.buffer_size} x {buffer.n_envs}"
-        )
-    for name, value in state.items():
-        current = getattr(buffer, name)
-        if isinstance(current, th.Generator):
-            current.set_state(value)
-        elif isinstance(current, dict):
-            for key, rows in value.items():
-                current[key][: len(rows)] = rows.numpy()
-        elif isinstance(current, th.Tensor):
-            _rows_of(current, value).copy_(value)
-        elif isinstance(current, np.ndarray):
-            _rows_of(current, value)[...] = value.numpy()
-        else:
-            setattr(buffer, name, value)
-
-
-def _rows_of(storage: Any, rows: th.Tensor) -> Any:
-    return storage[: len(rows)] if rows.dim() else storage
-
-
-def _get_vec_normalize(env: VecNormalize) -> dict[str, Any]:
-    obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
-    stats = {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}
-    return {
-        name: {"mean": th.as_tensor(rms.mean), "var": th.as_tensor(rms.var), "count": float(rms.count)}
-        for name, rms in stats.items()
-    }
-
-
-def _set_vec_normalize(env: VecNormalize, state: dict[str, Any]) -> None:
-    obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
-    for name, rms in {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}.items():
-        rms.mean, rms.var = state[name]["mean"].numpy(), state[name]["var"].numpy()
-        rms.count = state[name]["count"]
 
 
 def _plain(info: dict[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import yaml
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pgr.common.checkpoint import load_vec_normalize
+from sb3_pgr.common.state import load_vec_normalize
 from sb3_pgr.common.video import record_episodes
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.envs.rendering import require_renderer

@@ -1,0 +1,110 @@
+"""State of buffers, VecNormalize and random generators, as tensors and plain values that are read without unpickling."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global generators of python, numpy and torch, as JSON."""
+    numpy_state = np.random.get_state(legacy=False)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": {**numpy_state, "state": {"key": numpy_state["state"]["key"].tolist(), "pos": numpy_state["state"]["pos"]}},
+        "torch": th.get_rng_state().tolist(),
+    }
+    if th.cuda.is_available():
+        state["cuda"] = [generator.tolist() for generator in th.cuda.get_rng_state_all()]
+    return state
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Set the global generators to what ``rng_state`` returned."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(state["numpy"])
+    th.set_rng_state(th.tensor(state["torch"], dtype=th.uint8))
+    if "cuda" in state and th.cuda.is_available():
+        th.cuda.set_rng_state_all([th.tensor(generator, dtype=th.uint8) for generator in state["cuda"]])
+
+
+def get_arrays(buffer: BaseBuffer) -> dict[str, Any]:
+    """Arrays (their filled rows only), plain numbers and generators among a buffer's attributes."""
+    size = buffer.size()
+    state: dict[str, Any] = {}
+    for name, value in vars(buffer).items():
+        if isinstance(value, np.ndarray | th.Tensor):
+            rows = value[:size] if value.shape[:1] == (buffer.buffer_size,) else value
+            state[name] = th.as_tensor(rows).cpu().clone()
+        elif isinstance(value, dict) and all(isinstance(item, np.ndarray) for item in value.values()):
+            state[name] = {key: th.as_tensor(item[:size]).clone() for key, item in value.items()}
+        elif isinstance(value, th.Generator):
+            state[name] = value.get_state()
+        elif type(value) in (bool, int, float):
+            state[name] = value
+    return state
+
+
+def set_arrays(buffer: BaseBuffer, state: dict[str, Any]) -> None:
+    """
+    Put back what ``get_arrays`` returned.
+
+    :raises ValueError: if the buffer is of another size
+    """
+    if state["buffer_size"] != buffer.buffer_size or state["n_envs"] != buffer.n_envs:
+        raise ValueError(
+            f"its buffer holds {state['buffer_size']} x {state['n_envs']} transitions, "
+            f"this one {buffer.buffer_size} x {buffer.n_envs}"
+        )
+    for name, value in state.items():
+        current = getattr(buffer, name)
+        if isinstance(current, th.Generator):
+            current.set_state(value)
+        elif isinstance(current, dict):
+            for key, rows in value.items():
+                current[key][: len(rows)] = rows.numpy()
+        elif isinstance(current, th.Tensor):
+            _rows_of(current, value).copy_(value)
+        elif isinstance(current, np.ndarray):
+            _rows_of(current, value)[...] = value.numpy()
+        else:
+            setattr(buffer, name, value)
+
+
+def get_vec_normalize(env: VecNormalize) -> dict[str, Any]:
+    """Running statistics of observations and returns."""
+    obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
+    stats = {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}
+    return {
+        name: {"mean": th.as_tensor(rms.mean), "var": th.as_tensor(rms.var), "count": float(rms.count)}
+        for name, rms in stats.items()
+    }
+
+
+def set_vec_normalize(env: VecNormalize, state: dict[str, Any]) -> None:
+    """Put back what ``get_vec_normalize`` returned."""
+    obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
+    for name, rms in {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}.items():
+        rms.mean, rms.var = state[name]["mean"].numpy(), state[name]["var"].numpy()
+        rms.count = state[name]["count"]
+
+
+def load_vec_normalize(env: VecEnv, path: str | Path) -> VecNormalize:
+    """
+    Normalise observations with the statistics of a checkpoint, without changing them; rewards stay as they are.
+
+    :param env: raw environments
+    :param path: the checkpoint's ``vecnormalize.pt``
+    """
+    normalized = VecNormalize(env, training=False, norm_reward=False)
+    set_vec_normalize(normalized, th.load(path, weights_only=True))
+    return normalized
+
+
+def _rows_of(storage: Any, rows: th.Tensor) -> Any:
+    return storage[: len(rows)] if rows.dim() else storage
