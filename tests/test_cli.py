@@ -167,6 +167,11 @@ BAD = {
         ["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(layer_nrom=True)"], 2, "layer_norm"
     ),
     "conflict": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "n_target_critics:20"], 2, "between 1 and"),
+    "discrete actions": (["train", "--algo", "redq", "--env", "CartPole-v1"], 2, "action spaces"),
+    "foreign model": (
+        ["record-video", "--env", "Pendulum-v1", "--algo", "redq", "--model-path", __file__], 2, "cannot be loaded as a model"
+    ),
+    "stray model": (["record-video", "--env", "Pendulum-v1", "--model-path", __file__], 2, "--algo"),
     "video size": (["train", "--algo", "redq", "--env", "Pendulum-v1", "--video-width", "0"], 2, "--video-width"),
     "resume nothing": (["train", "--resume", "nowhere"], 2, "run.json"),
     "no run": (["enjoy", "--algo", "redq", "--env", "Pendulum-v1"], 2, "no run of redq"),

@@ -108,6 +108,7 @@ def test_user_dictionaries_are_left_alone():
         (dict(target_mode="median"), "target_mode='median' is not known; choose one of min, mean"),
         (dict(precision="fp16"), "precision='fp16' is not known; choose one of fp32, bf16"),
         (dict(policy_kwargs=dict(n_critics=2)), "n_critics is an argument of REDQ itself"),
+        (dict(batch_size=-5), "batch_size=-5 must be at least 1"),
         (dict(policy_delay=0), "policy_delay=0 must be at least 1"),
         (dict(cuda_graph=True, device="cpu"), "cuda_graph=True needs a CUDA device"),
     ],

@@ -44,9 +44,10 @@ class REDQ(SAC):
     :param replay_buffer_class: ``TensorReplayBuffer`` by default (SB3's ``DictReplayBuffer`` for Dict observations)
     :param compile: compile the losses with ``torch.compile`` (needs a C++ compiler on CPU)
     :param precision: ``"fp32"`` or ``"bf16"`` (bfloat16 autocast)
-    :param cuda_graph: run each block of updates as one CUDA graph
+    :param cuda_graph: run each block of updates as one CUDA graph; needs ``gradient_steps`` to be a multiple of
+        ``policy_delay``. Not yet run on a GPU
     :param policy_kwargs: see ``REDQPolicy`` and ``SimbaPolicy``
-    :raises ValueError: if ``n_target_critics`` is not in 1..N, or a mode or precision is unknown
+    :raises ValueError: if a size is below 1, ``n_target_critics`` is not in 1..N, or a mode or precision is unknown
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -93,10 +94,11 @@ class REDQ(SAC):
     ):
         if not 1 <= n_target_critics <= n_critics:
             raise ValueError(f"n_target_critics={n_target_critics} must be between 1 and n_critics={n_critics}.")
+        for name, value in (("batch_size", batch_size), ("buffer_size", buffer_size), ("policy_delay", policy_delay)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
         if target_mode not in TARGET_MODES:
             raise ValueError(f"target_mode={target_mode!r} is not known; choose one of {', '.join(TARGET_MODES)}.")
-        if policy_delay < 1:
-            raise ValueError(f"policy_delay={policy_delay} must be at least 1.")
         if "n_critics" in (policy_kwargs or {}):
             raise ValueError("n_critics is an argument of REDQ itself: REDQ(..., n_critics=2), not policy_kwargs.")
         self.n_critics = n_critics

@@ -160,7 +160,7 @@ class Manager(ExperimentManager):
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         try:
             results = super().setup_experiment()
-        except ValueError as error:
+        except (ValueError, AssertionError) as error:  # SB3 asserts what it cannot do
             raise UsageError(f"{self.config}: {error}") from error
         if results is None:
             return None

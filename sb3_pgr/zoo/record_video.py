@@ -1,9 +1,11 @@
 """``record-video``: film a saved agent; by default the last model of the newest run."""
 
 import argparse
+import zipfile
 from pathlib import Path
 
 import yaml
+from rl_zoo3 import ALGOS
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -39,7 +41,12 @@ def main() -> None:
     except RuntimeError as error:
         raise UsageError(str(error)) from None
     run = _run_of(model_path)
-    model = resolve_algorithm(args.algo or run.parent.name).load(model_path, buffer_size=1, device="cpu")
+    if args.algo is None and run.parent.name not in ALGOS:
+        raise UsageError(f"{model_path} does not lie in a run folder: say which algorithm it is of with --algo.")
+    try:
+        model = resolve_algorithm(args.algo or run.parent.name).load(model_path, buffer_size=1, device="cpu")
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{model_path} cannot be loaded as a model: {error}.") from None
     env = _environment(args.env, run, model_path, (args.width, args.height), args.seed)
     name = args.env.replace("/", "-")
     path = args.output or run / VIDEOS / f"{name}_{model.num_timesteps}.mp4"
