@@ -145,7 +145,7 @@ def keep_freed_memory() -> None:
     Tell glibc to reuse blocks of up to 32 MiB instead of returning each to the kernel.
 
     An update allocates and frees activations of a few MB; by default each costs a mmap and hundreds of page faults,
-    a quarter of an update's time (docs/redq.md). No effect elsewhere than on Linux with glibc.
+    a visible part of an update's time. No effect elsewhere than on Linux with glibc.
     """
     if sys.platform != "linux":
         return
