@@ -32,14 +32,10 @@ def main() -> None:
         if option(argv, "-params", "--hyperparams") is not None:
             raise UsageError("--resume continues with the hyper-parameters of the run; -params cannot change them.")
         stored = read_run_file(extras.resume)
-        extras.hyperparams = stored["hyperparams"]
-        # What is said now stands after, and so above, what was said then.
-        extras_now, argv = vars(extras), [*stored["argv"], "--seed", str(stored["seed"]), *argv]
-        given = {name for name in extras_now if _given(name)}
-        extras, argv = _extras(argv)
-        for name in (*given, "resume", "hyperparams"):
-            setattr(extras, name, extras_now[name])
-        extras.argv = [*stored["argv"], *_without_resume(sys.argv[1:])]
+        # Of an option said twice the last one counts: what is said now stands after what was said then.
+        said = [*stored["argv"], "--seed", str(stored["seed"]), *sys.argv[1:]]
+        extras, argv = _extras(said)
+        extras.hyperparams, extras.argv = stored["hyperparams"], said
     else:
         extras.argv = sys.argv[1:]
     _check(argv)
@@ -73,21 +69,6 @@ def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
         if getattr(known, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
     return Extras(**vars(known)), rest
-
-
-def _without_resume(argv: list[str]) -> list[str]:
-    rest = _parser().parse_known_args(argv)[1]
-    kept = [argument for name in vars(Extras()) if _given(name) and name != "resume" for argument in _as_flags(name)]
-    return [*kept, *rest]
-
-
-def _as_flags(name: str) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    return [flag, str(option(sys.argv[1:], flag))]
-
-
-def _given(name: str) -> bool:
-    return option(sys.argv[1:], f"--{name.replace('_', '-')}") is not None
 
 
 def _check(argv: list[str]) -> None:
