@@ -1,46 +1,60 @@
 """Replay memory held as torch tensors on the device that learns from it."""
 
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
+from torch.utils._pytree import tree_map_only
 
-_STORAGE = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+from sb3_pgr.buffers.frames import FrameRing
+from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
+from sb3_pgr.buffers.samples import FromShapes
+from sb3_pgr.buffers.storage import RecordStorage
+from sb3_pgr.common.engine import keep_freed_memory
+
+_OBS, _NEXT = "observations", "next_observations"
 
 
-class TensorReplayBuffer(ReplayBuffer):
+class TensorReplayBuffer(FromShapes, ReplayBuffer):
     """
-    Drop-in for SB3's ``ReplayBuffer`` whose storage is torch tensors, so that nothing is copied from the host
-    when a batch is drawn.
+    Drop-in for SB3's ``ReplayBuffer``, ``DictReplayBuffer`` and ``NStepReplayBuffer`` whose storage is torch tensors, so
+    that nothing is copied from the host when a batch is drawn.
 
     ``sample(n)`` draws its indices exactly as SB3 does (numpy's global generator), so swapping the class leaves a
     seeded run unchanged; ``sample_block`` draws the rows of a whole series of updates in one gather, from a
     generator of its own.
 
-    Storage has shape ``(buffer_size // n_envs, n_envs, ...)``. Floating observations are stored as float32,
-    integer ones (images) in their own type. Observations and rewards are stored raw; normalisation happens on the
-    way out.
+    Storage has shape ``(buffer_size // n_envs, n_envs, ...)``. Observations and rewards are stored raw; normalisation
+    happens on the way out. The attributes ``observations``, ``actions``, ... are views that may be written to.
 
     :param buffer_size: capacity in transitions, over all environments
-    :param observation_space: any space with an array observation; ``Dict`` is not supported
+    :param observation_space: any space with array observations, or a ``Dict`` of such
     :param action_space: ``Box`` (scaled to [-1, 1] by SB3), ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
     :param device: where the storage lives; assigning ``buffer.device`` moves it
     :param n_envs: number of environments that fill the buffer together
-    :param optimize_memory_usage: not supported, kept for SB3's signature
+    :param optimize_memory_usage: store each frame once: next observations and stacked frames are put together when
+        they are sampled. Right for any data, across episode ends too; saves memory where observations overlap
     :param handle_timeout_termination: do not treat a time limit (``info["TimeLimit.truncated"]``) as terminal
-    :raises ValueError: on Dict observations or ``optimize_memory_usage=True``
+    :param n_steps: length of n-step returns; batches then carry ``discounts``
+    :param gamma: discount of n-step returns
+    :param obs_dtype: numpy type of stored observations (or a mapping from key to type); by default float32 for
+        floating observations and the space's own type for others (images stay uint8)
+    :param action_dtype: numpy type of stored actions; by default float32 for ``Box``, otherwise int64
+    :param frame_stack: with ``optimize_memory_usage``: number of frames that are stacked in an observation, along the
+        channel axis (or a mapping from key to number; images only, if it is a number)
+    :param storage: ``"memory"``, ``"pinned"`` or ``"disk"`` (memory-mapped; for buffers larger than memory)
+    :param storage_dir: folder for ``storage="disk"``
+    :raises ValueError: if an argument does not fit the others
+    :raises MemoryError: if the storage does not fit into memory
     """
-
-    observations: th.Tensor  # type: ignore[assignment]
-    next_observations: th.Tensor  # type: ignore[assignment]
-    actions: th.Tensor  # type: ignore[assignment]
-    rewards: th.Tensor  # type: ignore[assignment]
-    dones: th.Tensor  # type: ignore[assignment]
-    timeouts: th.Tensor  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -51,31 +65,83 @@ class TensorReplayBuffer(ReplayBuffer):
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        obs_dtype: Any = None,
+        action_dtype: Any = None,
+        frame_stack: int | Mapping[str, int] = 1,
+        storage: str = "memory",
+        storage_dir: str | Path | None = None,
     ):
-        if isinstance(observation_space, spaces.Dict):
-            raise ValueError("TensorReplayBuffer stores array observations; for Dict observations use SB3's DictReplayBuffer.")
-        if optimize_memory_usage:
-            raise ValueError("TensorReplayBuffer does not support optimize_memory_usage=True; leave it at False.")
+        for name, value in (("buffer_size", buffer_size), ("n_envs", n_envs), ("n_steps", n_steps)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
         # ReplayBuffer.__init__ would allocate numpy storage: start one class above it.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
-        self.optimize_memory_usage = False
+        if n_steps > self.buffer_size:
+            raise ValueError(f"n_steps={n_steps} does not fit into {self.buffer_size} rows.")
+        if optimize_memory_usage and storage != "memory":
+            raise ValueError(f"optimize_memory_usage=True keeps frames in memory; storage={storage!r} cannot hold them.")
+        self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
-        self._allocate()
+        self.n_steps, self.gamma = n_steps, gamma
+        # One entry (None) for an array observation, one a key for Dict observations.
+        self._keys = tuple(self.obs_shape) if isinstance(self.obs_shape, dict) else (None,)
+        # For each: its fields (observation, next observation) and the shape of one row of it.
+        self._names = {key: (_name(_OBS, key), _name(_NEXT, key), (n_envs, *_obs_shape(self.obs_shape, key))) for key in self._keys}
+        self._rings: dict[str, FrameRing] = {}
+        fields: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        for key in self._keys:
+            space = observation_space if key is None else observation_space[key]  # type: ignore[index]
+            shape, dtype = _obs_shape(self.obs_shape, key), _obs_dtype(space, _of(obs_dtype, key))
+            if optimize_memory_usage:
+                stack = _of(frame_stack, key) if isinstance(frame_stack, Mapping) or len(shape) == 3 else 1
+                self._rings[_name(_OBS, key)] = _frame_ring(shape, dtype, self.buffer_size, n_envs, self.device, stack or 1)
+                fields[_name(_OBS, key)] = ((2,), np.dtype(np.int64))
+            else:
+                fields[_name(_OBS, key)] = fields[_name(_NEXT, key)] = (shape, dtype)
+        default_type = np.float32 if isinstance(action_space, spaces.Box) else np.int64
+        fields["actions"] = ((self.action_dim,), np.dtype(action_dtype or default_type))
+        for name in ("rewards", "dones", "timeouts"):
+            fields[name] = ((), np.dtype(np.float32))
+        self._storage = RecordStorage(fields, self.buffer_size, n_envs, self.device, storage, storage_dir)
+        if self.device.type == "cpu":
+            keep_freed_memory()  # batches of images are large; a fresh mapping for each costs more than the copy
         # SB3 seeds torch before it builds the buffer; reading the seed does not advance any generator.
         self.generator = th.Generator(self.device).manual_seed(th.initial_seed() % 2**63)
 
-    def _allocate(self) -> None:
-        assert self.observation_space.dtype is not None and isinstance(self.obs_shape, tuple)
-        rows, device = (self.buffer_size, self.n_envs), self.device
-        obs_dtype = th.float32
-        if not np.issubdtype(self.observation_space.dtype, np.floating):
-            obs_dtype = th.as_tensor(np.zeros(0, self.observation_space.dtype)).dtype
-        action_dtype = th.float32 if isinstance(self.action_space, spaces.Box) else th.int64
-        self.observations = _zeros((*rows, *self.obs_shape), obs_dtype, device)
-        self.next_observations = _zeros((*rows, *self.obs_shape), obs_dtype, device)
-        self.actions = _zeros((*rows, self.action_dim), action_dtype, device)
-        self.rewards, self.dones, self.timeouts = (_zeros(rows, th.float32, device) for _ in range(3))
+    # Views (rows, n_envs, ...) of what is stored; with optimize_memory_usage observations are positions of frames.
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        return self._obs_view(_OBS)
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        return self._obs_view(_NEXT)
+
+    @property
+    def actions(self) -> th.Tensor:  # type: ignore[override]
+        return self._storage.field("actions")
+
+    @property
+    def rewards(self) -> th.Tensor:  # type: ignore[override]
+        return self._storage.field("rewards")
+
+    @property
+    def dones(self) -> th.Tensor:  # type: ignore[override]
+        return self._storage.field("dones")
+
+    @property
+    def timeouts(self) -> th.Tensor:  # type: ignore[override]
+        return self._storage.field("timeouts")
+
+    def _obs_view(self, part: str) -> Any:
+        if self._rings:
+            raise AttributeError(f"With optimize_memory_usage=True there is no array of {part}; use sample().")
+        views = {key: self._storage.field(_name(part, key)) for key in self._keys}
+        return views[None] if None in views else views
 
     @property
     def device(self) -> th.device:
@@ -84,110 +150,279 @@ class TensorReplayBuffer(ReplayBuffer):
     @device.setter
     def device(self, device: th.device | str) -> None:
         device = th.device(device)
-        moved = getattr(self, "_device", device) != device
+        moved = hasattr(self, "_storage") and self._device != device
         self._device = device
         if moved:
-            for name in _STORAGE:
-                setattr(self, name, getattr(self, name).to(device))
-            # A generator's state does not travel between kinds of device: continue from a seed it draws.
-            seed = int(th.randint(2**62, (1,), generator=self.generator, device=self.generator.device))
-            self.generator = th.Generator(device).manual_seed(seed)
+            self._move(device)
 
-    def add(
+    def _move(self, device: th.device) -> None:
+        self._storage = self._storage.to(device, self.size())
+        for ring in self._rings.values():
+            ring.to(device)
+        # A generator's state does not travel between kinds of device: continue from a seed it draws.
+        seed = int(th.randint(2**62, (1,), generator=self.generator, device=self.generator.device))
+        self.generator = th.Generator(device).manual_seed(seed)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved for the storage, written or not."""
+        return self._storage.nbytes + sum(ring.nbytes for ring in self._rings.values())
+
+    def add(  # type: ignore[override]
         self,
-        obs: np.ndarray,
-        next_obs: np.ndarray,
-        action: np.ndarray,
-        reward: np.ndarray,
-        done: np.ndarray,
-        infos: list[dict[str, Any]],
+        obs: Any,
+        next_obs: Any,
+        action: Any,
+        reward: Any,
+        done: Any,
+        infos: list[dict[str, Any]] | None = None,
+        timeouts: Any = None,
     ) -> None:
-        """Store one transition of each environment; arrays have shape ``(n_envs, ...)``."""
-        rows: dict[str, Any] = dict(observations=obs, next_observations=next_obs, actions=action, rewards=reward, dones=done)
-        if self.handle_timeout_termination:
-            rows["timeouts"] = [info.get("TimeLimit.truncated", False) for info in infos]
-        for name, value in rows.items():
-            target = getattr(self, name)[self.pos]
-            target.copy_(th.as_tensor(np.asarray(value)).reshape(target.shape))
-        self.pos += 1
-        if self.pos == self.buffer_size:
-            self.full = True
-            self.pos = 0
+        """
+        Store one transition of each environment.
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+        :param obs: ``(n_envs, *obs_shape)``, or a dict of such; arrays, or tensors on the storage's device
+        :param next_obs: as ``obs``; where an episode ends, its last observation
+        :param action: ``(n_envs, *action_shape)``
+        :param reward: ``(n_envs,)``
+        :param done: ``(n_envs,)``: the episode ends here, for whatever reason
+        :param infos: of each environment; ``info["TimeLimit.truncated"]`` says that the end is a time limit
+        :param timeouts: ``(n_envs,)``, in place of ``infos``
+        """
+        if timeouts is None and infos is not None and self.handle_timeout_termination:
+            timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
+        if isinstance(action, th.Tensor):  # from the device: do not go through the host
+            self.extend(*(_one_row(value) for value in (obs, next_obs, action, reward, done)), timeouts=_one_row(timeouts))
+            return
+        values = [np.asarray(action).reshape(self.n_envs, self.action_dim), reward, done, 0 if timeouts is None else timeouts]
+        if self._keys == (None,):
+            self._storage.write_row(self.pos, self._observation_fields(None, obs, next_obs) + values)
+        else:
+            pairs = [self._observation_fields(key, obs[key], next_obs[key]) for key in self._keys]
+            self._storage.write_row(self.pos, sum(pairs, []) + values)
+        self._advance(1)
+
+    def _observation_fields(self, key: str | None, obs: Any, next_obs: Any) -> list[np.ndarray]:
+        """What a record holds of an observation and the next one: themselves, or where their frames are."""
+        name, _, shape = self._names[key]
+        obs, next_obs = np.asarray(obs).reshape(shape), np.asarray(next_obs).reshape(shape)
+        if self._rings:
+            return [self._rings[name].push(obs, next_obs, partial(self._oldest_kept, name, 1))]
+        return [obs, next_obs]
+
+    def extend(  # type: ignore[override]
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: Any,
+        reward: Any,
+        done: Any,
+        infos: list[list[dict[str, Any]]] | None = None,
+        timeouts: Any = None,
+    ) -> None:
+        """
+        Store ``N`` steps of each environment at memory speed.
+
+        :param obs: ``(N, n_envs, *obs_shape)``, or a dict of such; with one environment ``(N, *obs_shape)`` too
+        :param next_obs: as ``obs``
+        :param action: ``(N, n_envs, *action_shape)``
+        :param reward: ``(N, n_envs)``
+        :param done: ``(N, n_envs)``
+        :param infos: per step, per environment
+        :param timeouts: ``(N, n_envs)``, in place of ``infos``
+        :raises ValueError: if the arrays are not of the same length
+        """
+        if timeouts is None and infos is not None and self.handle_timeout_termination:
+            timeouts = [[info.get("TimeLimit.truncated", False) for info in step] for step in infos]
+        values: dict[str, Any] = {"actions": action, "rewards": reward, "dones": done}
+        values["timeouts"] = np.zeros((len(reward), self.n_envs)) if timeouts is None else timeouts
+        for key in self._keys:
+            values[_name(_OBS, key)] = obs if key is None else obs[key]
+            values[_name(_NEXT, key)] = next_obs if key is None else next_obs[key]
+        lengths = {name: len(value) for name, value in values.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"extend() needs arrays of one length, got {lengths}.")
+        count = lengths["rewards"]
+        if count == 0:
+            return
+        kept = min(count, self.buffer_size)
+        for name, ring in self._rings.items():
+            shape = (count, self.n_envs, *ring.shape)
+            pair = (_to_numpy(values[name]).reshape(shape), _to_numpy(values.pop(name.replace(_OBS, _NEXT, 1))).reshape(shape))
+            values[name] = ring.extend(*pair, partial(self._oldest_kept, name, count), kept)
+        start = (self.pos + count - kept) % self.buffer_size
+        until_end = min(kept, self.buffer_size - start)
+        for row, first, last in ((start, count - kept, count - kept + until_end), (0, count - kept + until_end, count)):
+            if last > first:
+                self._storage.write(row, {name: _as_tensor(value)[first:last] for name, value in values.items()})
+        self._advance(count)
+
+    def _oldest_kept(self, name: str, added: int) -> np.ndarray | None:
+        """Positions of the oldest observation that will still be there after ``added`` more rows."""
+        overwritten = max(self.size() + added - self.buffer_size, 0)
+        if overwritten >= self.size():
+            return None
+        oldest = (self.pos if self.full else 0) + overwritten
+        return self._storage.field(name)[oldest % self.buffer_size, :, 0].cpu().numpy()
+
+    def _advance(self, count: int) -> None:
+        self.pos += count
+        if self.pos >= self.buffer_size:
+            self.full, self.pos = True, self.pos % self.buffer_size
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self.pos, self.full = 0, False
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
         Draw ``batch_size`` rows uniformly, with replacement.
 
         :param batch_size: number of rows
         :param env: normalises observations and rewards with its current statistics
         :return: tensors of shape ``(batch_size, ...)``; rewards and dones ``(batch_size, 1)``
+        :raises ValueError: if the buffer is empty
         """
+        self._check_not_empty()
         return self._get_samples(np.random.randint(0, self.size(), size=batch_size), env)
 
-    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        env_inds = np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
-        return self._rows(th.as_tensor(batch_inds * self.n_envs + env_inds, device=self.device), env)
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
+        if self.n_envs > 1:  # with one environment SB3's draw takes nothing from the generator
+            batch_inds = batch_inds * self.n_envs + np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
+        return self.rows(th.as_tensor(batch_inds, device=self.device), env)
 
-    def sample_block(self, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
+    def sample_block(self, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
         Draw the batches of a whole series of updates in one gather.
 
         :return: tensors of shape ``(gradient_steps, batch_size, ...)``
+        :raises ValueError: if the buffer is empty
         """
-        n_rows = self.size() * self.n_envs
-        index = th.randint(n_rows, (gradient_steps, batch_size), generator=self.generator, device=self.device)
-        return self._rows(index, env)
+        self._check_not_empty()
+        shape = (gradient_steps, batch_size)
+        return self.rows(th.randint(self.size() * self.n_envs, shape, generator=self.generator, device=self.device), env)
 
-    def _rows(self, index: th.Tensor, env: VecNormalize | None) -> ReplayBufferSamples:
-        """Gather rows; ``index`` counts ``time * n_envs + environment`` and may have any shape."""
+    def _check_not_empty(self) -> None:
+        if self.size() == 0:
+            raise ValueError("The buffer is empty: add transitions before you sample.")
 
-        def gather(storage: th.Tensor) -> th.Tensor:
-            rows = storage.flatten(0, 1)
-            return rows.index_select(0, index.flatten()).reshape(*index.shape, *rows.shape[1:])
+    def rows(self, index: th.Tensor, env: VecNormalize | None = None) -> Any:
+        """
+        The transitions at given places.
 
-        return ReplayBufferSamples(
-            observations=_normalize_obs(gather(self.observations), env),
-            actions=gather(self.actions),
-            next_observations=_normalize_obs(gather(self.next_observations), env),
-            # Only a true end of the episode stops the bootstrap (a time limit does not).
-            dones=(gather(self.dones) * (1 - gather(self.timeouts))).unsqueeze(-1),
-            rewards=_normalize_reward(gather(self.rewards), env).unsqueeze(-1),
-        )
+        :param index: ``row * n_envs + environment``, of any shape
+        :param env: normalises observations and rewards
+        :return: tensors of shape ``(*index.shape, ...)``
+        """
+        flat = index.flatten()
+        first = self._storage.gather(flat)
+        rewards, last, discounts = first["rewards"], first, None
+        if self.n_steps > 1:
+            rewards, flat_last, discounts = self._n_step_returns(flat, env)
+            last = self._storage.gather(flat_last)
+        elif env is not None:
+            rewards = normalize_reward(rewards, env)
+        # Only a true end of the episode stops the bootstrap: dones * (1 - timeouts). Where the newest row cut the n
+        # steps, that row is neither done nor a timeout.
+        dones = th.addcmul(last["dones"], last["dones"], last["timeouts"], value=-1)
+        if None in self._keys:
+            obs, next_obs = self._observations(None, first, last, flat)
+            samples: Any = ReplayBufferSamples(obs, first["actions"], next_obs, dones, rewards, discounts)
+        else:
+            pairs = {key: self._observations(key, first, last, flat) for key in self._keys}
+            obs, next_obs = ({key: pair[part] for key, pair in pairs.items()} for part in (0, 1))
+            samples = DictReplayBufferSamples(obs, first["actions"], next_obs, dones, rewards, discounts)
+        if env is not None:
+            samples = samples._replace(observations=normalize_obs(obs, env), next_observations=normalize_obs(next_obs, env))
+        if index.dim() != 1:
+            samples = tree_map_only(th.Tensor, lambda value: value.unflatten(0, index.shape), samples)
+        return samples
+
+    def _observations(
+        self, key: str | None, first: dict[str, th.Tensor], last: dict[str, th.Tensor], index: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """Observations of the ``first`` records and next observations of the ``last``."""
+        name, next_name, _ = self._names[key]
+        if not self._rings:
+            return first[name], last[next_name]
+        ring, environment = self._rings[name], index % self.n_envs
+        if last is first:
+            return ring.gather_pair(first[name], environment)
+        return ring.gather(first[name][:, 0], environment), ring.gather(last[name][:, 1], environment)
+
+    def _n_step_returns(self, index: th.Tensor, env: VecNormalize | None) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Discounted sums of up to ``n_steps`` rewards, where they end, and the discount of the value there.
+
+        Steps stop at the end of an episode and at the newest row, after which memory holds another time.
+        """
+        row, environment = index // self.n_envs, index % self.n_envs
+        steps = th.arange(self.n_steps, device=self.device)
+        rows = (row[:, None] + steps) % self.buffer_size
+        at = (rows, environment[:, None].expand_as(rows))
+        newest = (self.pos - 1) % self.buffer_size
+        stops = (self.dones[at] + self.timeouts[at] + (rows == newest)) > 0
+        alive = stops.cumsum(1) - stops.long() == 0  # up to the first stop, including it
+        rewards = normalize_reward(self.rewards[at], env) * self.gamma**steps * alive
+        length = alive.sum(1, keepdim=True)
+        last = rows.gather(1, length - 1).squeeze(1)
+        return rewards.sum(1, keepdim=True), last * self.n_envs + environment, self.gamma ** length.float()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the buffer holds, as CPU tensors and numbers; what is on the CPU is not copied."""
+        return {
+            "pos": self.pos,
+            "full": self.full,
+            "rows": self._storage.filled(self.size()),
+            "frames": {name: ring.state() for name, ring in self._rings.items()},
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Put back what ``state_dict`` returned, from whatever device it came.
+
+        :raises ValueError: if it is of a buffer of other fields or more rows
+        """
+        if state["full"] and len(state["rows"]) != self.buffer_size:
+            raise ValueError(f"the saved buffer holds {len(state['rows'])} rows, this one has room for {self.buffer_size}")
+        self._storage.restore(state["rows"])
+        for name, ring in self._rings.items():
+            ring.restore(state["frames"][name])
+        self.pos, self.full = state["pos"], state["full"]
+        set_generator_state(self.generator, state["generator"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the filled rows travel, as CPU tensors: a file's size follows the content, not the capacity."""
         state = self.__dict__.copy()
-        for name in _STORAGE:
-            # clone: a view would carry the whole storage along
-            state[name] = state[name][: self.size()].cpu().clone()
-        state["generator"] = self.generator.get_state()
+        storage = state.pop("_storage")
+        state["_storage_arguments"] = (storage.fields, storage.rows, storage.n_envs), (storage.kind, storage.folder)
+        # As arrays, which pickle writes to a file without a copy of its own.
+        state["_content"] = tree_map_only(th.Tensor, th.Tensor.numpy, self.state_dict())
+        state["_rings"] = {name: ring.arguments for name, ring in self._rings.items()}
         state["_device"] = str(self._device)
+        del state["generator"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         device = th.device(state.pop("_device"))
         if device.type == "cuda" and not th.cuda.is_available():
             device = th.device("cpu")
-        filled = {name: state.pop(name) for name in _STORAGE}
-        generator_state = state.pop("generator")
+        content, rings, storage = state.pop("_content"), state.pop("_rings"), state.pop("_storage_arguments")
         self.__dict__.update(state)
         self._device = device
-        self._allocate()
-        for name, rows in filled.items():
-            getattr(self, name)[: len(rows)] = rows.to(device)
+        self._storage = RecordStorage(*storage[0], device, *storage[1])
+        self._rings = {name: FrameRing(device=device, **arguments) for name, arguments in rings.items()}
         self.generator = th.Generator(device)
-        if len(generator_state) == len(self.generator.get_state()):
-            self.generator.set_state(generator_state)
+        self.load_state_dict(tree_map_only(np.ndarray, th.from_numpy, content))
 
 
-def sample_block(
-    buffer: ReplayBuffer, gradient_steps: int, batch_size: int, env: VecNormalize | None = None
-) -> ReplayBufferSamples:
+def sample_block(buffer: ReplayBuffer, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> Any:
     """
     A block ``(gradient_steps, batch_size, ...)`` from any SB3 replay buffer: in one gather where the buffer can,
     otherwise by stacking ``gradient_steps`` calls of its ``sample``.
     """
-    if isinstance(buffer, TensorReplayBuffer):
+    if hasattr(buffer, "sample_block"):
         return buffer.sample_block(gradient_steps, batch_size, env)
     batches = [buffer.sample(batch_size, env=env) for _ in range(gradient_steps)]
 
@@ -201,27 +436,51 @@ def sample_block(
     return type(batches[0])(*(stack(field) for field in zip(*batches, strict=True)))
 
 
-def _zeros(shape: tuple[int, ...], dtype: th.dtype, device: th.device) -> th.Tensor:
-    """On the CPU through numpy, whose zeros take no memory before they are written."""
-    if device.type == "cpu":
-        return th.from_numpy(np.zeros(shape, th.empty(0, dtype=dtype).numpy().dtype))
-    return th.zeros(shape, dtype=dtype, device=device)
+def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:
+    """Continue a generator, unless its state is of another kind of device."""
+    if len(state) == len(generator.get_state()):
+        generator.set_state(state)
 
 
-def _normalize_obs(obs: th.Tensor, env: VecNormalize | None) -> th.Tensor:
-    """VecNormalize.normalize_obs for an array observation, on the tensor's device."""
-    if env is None or not env.norm_obs:
-        return obs
-    assert not isinstance(env.obs_rms, dict)
-    # In float64, as VecNormalize does.
-    mean = th.as_tensor(env.obs_rms.mean, device=obs.device)
-    std = th.as_tensor(np.sqrt(env.obs_rms.var + env.epsilon), device=obs.device)
-    return ((obs.double() - mean) / std).clamp(-env.clip_obs, env.clip_obs).float()
+def _name(part: str, key: str | None) -> str:
+    return part if key is None else f"{part}.{key}"
 
 
-def _normalize_reward(reward: th.Tensor, env: VecNormalize | None) -> th.Tensor:
-    """VecNormalize.normalize_reward, on the tensor's device."""
-    if env is None or not env.norm_reward:
-        return reward
-    scale = float(np.sqrt(env.ret_rms.var + env.epsilon))
-    return (reward.double() / scale).clamp(-env.clip_reward, env.clip_reward).float()
+def _of(argument: Any, key: str | None) -> Any:
+    return argument.get(key) if isinstance(argument, Mapping) else argument
+
+
+def _obs_shape(shape: Any, key: str | None) -> tuple[int, ...]:
+    return shape if key is None else shape[key]
+
+
+def _obs_dtype(space: spaces.Space, wanted: Any) -> np.dtype[Any]:
+    if wanted is not None:
+        return np.dtype(wanted)
+    assert space.dtype is not None
+    return np.dtype(np.float32 if np.issubdtype(space.dtype, np.floating) else space.dtype)
+
+
+def _frame_ring(
+    shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, n_envs: int, device: th.device, frame_stack: int
+) -> FrameRing:
+    axis = len(shape) - 1
+    if len(shape) == 3 and is_image_space_channels_first(spaces.Box(0, 255, shape, np.uint8)):
+        axis = 0
+    return FrameRing(shape, dtype, rows, n_envs, device, frame_stack, axis)
+
+
+def _one_row(value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {key: _one_row(item) for key, item in value.items()}
+    return value[None] if isinstance(value, th.Tensor) else np.asarray(value)[None]
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    return value.cpu().numpy() if isinstance(value, th.Tensor) else np.asarray(value)
+
+
+def _as_tensor(value: Any) -> th.Tensor:
+    return value if isinstance(value, th.Tensor) else th.as_tensor(np.asarray(value))

@@ -34,17 +34,19 @@ def restore_rng(state: dict[str, Any]) -> None:
 
 
 def get_arrays(buffer: BaseBuffer) -> dict[str, Any]:
-    """Arrays (their filled rows only), plain numbers and generators among a buffer's attributes."""
+    """
+    A buffer's own ``state_dict``, or of SB3's buffers the arrays (their filled rows only) and plain numbers among the
+    attributes.
+    """
     size = buffer.size()
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {"buffer_size": buffer.buffer_size, "n_envs": buffer.n_envs}
+    if hasattr(buffer, "state_dict"):
+        return state | {"state_dict": buffer.state_dict()}
     for name, value in vars(buffer).items():
-        if isinstance(value, np.ndarray | th.Tensor):
-            rows = value[:size] if value.shape[:1] == (buffer.buffer_size,) else value
-            state[name] = th.as_tensor(rows).cpu().clone()
+        if isinstance(value, np.ndarray):
+            state[name] = th.as_tensor(value[:size] if value.shape[:1] == (buffer.buffer_size,) else value).clone()
         elif isinstance(value, dict) and all(isinstance(item, np.ndarray) for item in value.values()):
             state[name] = {key: th.as_tensor(item[:size]).clone() for key, item in value.items()}
-        elif isinstance(value, th.Generator):
-            state[name] = value.get_state()
         elif type(value) in (bool, int, float):
             state[name] = value
     return state
@@ -61,15 +63,14 @@ def set_arrays(buffer: BaseBuffer, state: dict[str, Any]) -> None:
             f"its buffer holds {state['buffer_size']} x {state['n_envs']} transitions, "
             f"this one {buffer.buffer_size} x {buffer.n_envs}"
         )
+    if "state_dict" in state:
+        buffer.load_state_dict(state["state_dict"])  # type: ignore[attr-defined]
+        return
     for name, value in state.items():
         current = getattr(buffer, name)
-        if isinstance(current, th.Generator):
-            current.set_state(value)
-        elif isinstance(current, dict):
+        if isinstance(current, dict):
             for key, rows in value.items():
                 current[key][: len(rows)] = rows.numpy()
-        elif isinstance(current, th.Tensor):
-            _rows_of(current, value).copy_(value)
         elif isinstance(current, np.ndarray):
             _rows_of(current, value)[...] = value.numpy()
         else:

@@ -1,0 +1,228 @@
+"""Image observations of which every frame is stored once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_pgr.buffers.storage import torch_dtype
+
+_SLACK = 32  # spare frames: one in 32, for the frames that episode ends add
+
+
+class FrameRing:
+    """
+    Observations in which consecutive ones overlap: the next observation of a step is the observation of the following
+    step, and a stack of frames repeats all frames but the newest.
+
+    Each environment has a ring of frames. A transition is a pair of positions (of the newest frame of its observation
+    and of its next observation); an observation is the ``frame_stack`` frames that end at its position. What is shared
+    is decided by comparing contents, so any sequence of transitions comes back exactly, across episode ends too; data
+    that does not overlap merely takes more room, and the ring grows for it.
+
+    :param shape: of one observation, its frames stacked along ``stack_axis``
+    :param dtype: numpy type of the observations
+    :param rows: transitions per environment that will be held
+    :param n_envs: number of environments
+    :param device: where the frames live
+    :param frame_stack: frames in an observation
+    :param stack_axis: axis of ``shape`` along which frames are stacked
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        rows: int,
+        n_envs: int,
+        device: th.device,
+        frame_stack: int = 1,
+        stack_axis: int = 0,
+    ):
+        if shape[stack_axis] % frame_stack:
+            raise ValueError(f"frame_stack={frame_stack} does not divide axis {stack_axis} of observations of shape {shape}.")
+        self.arguments = dict(
+            shape=shape, dtype=dtype, rows=rows, n_envs=n_envs, frame_stack=frame_stack, stack_axis=stack_axis
+        )
+        self.shape, self.dtype, self.n_envs, self.device = shape, dtype, n_envs, device
+        self.frame_stack, self.stack_axis = frame_stack, stack_axis
+        per_frame = shape[stack_axis] // frame_stack
+        self.frame_shape = (*shape[:stack_axis], per_frame, *shape[stack_axis + 1 :])
+        # Positions count all frames that ever were; they lie in the ring at position % capacity.
+        self.heads = np.zeros(n_envs, np.int64)
+        self._last = np.zeros((n_envs, *shape), dtype)
+        # In one step's observations: the newest frame, all but the oldest, all but the newest.
+        axis = (slice(None),) * (stack_axis + 1)
+        self._newest, self._later = (*axis, slice(-per_frame, None)), (*axis, slice(per_frame, None))
+        self._earlier = (*axis, slice(-per_frame))
+        self._room = 0  # frames that surely fit without looking at what is still needed
+        self.has_broken_stacks = False
+        self._allocate(rows + rows // _SLACK + 2 * frame_stack)
+
+    def _allocate(self, capacity: int) -> None:
+        shape = (capacity, self.n_envs, *self.frame_shape)
+        if self.device.type == "cpu":
+            self._set_frames(th.from_numpy(np.zeros(shape, self.dtype)))
+        else:
+            self._set_frames(th.zeros(shape, dtype=torch_dtype(self.dtype), device=self.device))
+
+    def _set_frames(self, frames: th.Tensor) -> None:
+        self._frames, self._capacity, self._envs = frames, len(frames), np.arange(self.n_envs)
+        self._host = frames.numpy() if frames.device.type == "cpu" else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved, written or not."""
+        return self._frames.numel() * self._frames.element_size()
+
+    def push(self, obs: np.ndarray, next_obs: np.ndarray, oldest: Callable[[], np.ndarray | None]) -> np.ndarray:
+        """
+        Append one transition of each environment: ``extend`` with its usual case (an episode goes on) made short.
+
+        :param obs: ``(n_envs, *shape)``
+        :param next_obs: ``(n_envs, *shape)``
+        :param oldest: see ``extend``
+        :return: positions ``(n_envs, 2)``
+        """
+        if self._room > 0 and _same(obs, self._last) and self._is_shifted(obs, next_obs):
+            heads, self.heads, self._room = self.heads, self.heads + 1, self._room - 1
+            self._put(next_obs[self._newest], heads)
+            self._last[...] = next_obs
+            return np.array((heads - 1, heads)).T
+        return self.extend(obs[None], next_obs[None], oldest, keep=1)[0]
+
+    def extend(
+        self, obs: np.ndarray, next_obs: np.ndarray, oldest: Callable[[], np.ndarray | None], keep: int
+    ) -> np.ndarray:
+        """
+        Append transitions.
+
+        :param obs: ``(N, n_envs, *shape)``
+        :param next_obs: ``(N, n_envs, *shape)``
+        :param oldest: says, per environment, the observation's position in the oldest earlier transition that stays;
+            None if none stays
+        :param keep: how many of the new transitions stay (the newest)
+        :return: positions ``(N, n_envs, 2)`` of observations and next observations
+        """
+        n, dropped = self.frame_stack, len(obs) - keep
+        stacks, next_stacks = self._split(obs), self._split(next_obs)
+        previous = np.concatenate([self._split(self._last[None]), next_stacks[:-1]])
+        fresh = ~_equal(stacks, previous)
+        fresh[0] |= self.heads == 0
+        broken = ~_equal(stacks[:, :, 1:], next_stacks[:, :, :-1]) if n > 1 else np.zeros_like(fresh)
+        added = np.stack([np.where(fresh, n, 0), np.where(broken, n, 1)], -1)  # frames by observation, next observation
+        next_positions = self.heads + added.sum(-1).cumsum(0) - 1
+        positions = np.stack([next_positions - added[..., 1], next_positions], -1)
+
+        lowest = oldest()
+        lowest = (positions[dropped, :, 0] if lowest is None else lowest) - n + 1
+        self._reserve(lowest, next_positions[-1] + 1)
+        if dropped:
+            fresh[dropped] = True  # what this observation shares with a dropped one must be written here
+        self._put(next_stacks[dropped:, :, -1], next_positions[dropped:])
+        for changed, content, position in ((fresh, stacks, positions[..., 0]), (broken, next_stacks, next_positions)):
+            if changed.any():
+                for k in range(n):
+                    self._put(content[dropped:, :, k], position[dropped:] - (n - 1 - k), changed[dropped:])
+        self.heads, self._last = next_positions[-1] + 1, next_obs[-1].copy()
+        self._room = self._capacity - int((self.heads - lowest).max())
+        self.has_broken_stacks |= bool(broken.any())
+        return positions
+
+    def gather(self, position: th.Tensor, env: th.Tensor, count: int = 0) -> th.Tensor:
+        """
+        Observations that end at ``position`` of an environment's ring; tensors ``(B,)``.
+
+        :param count: frames to take instead of ``frame_stack``
+        :return: ``(B, *shape)``, with ``count`` frames along the stack axis
+        """
+        count = count or self.frame_stack
+        row = (position[:, None] + th.arange(1 - count, 1, device=self.device)) % self._capacity
+        index = (row * self.n_envs + env[:, None]).flatten()
+        frames = self._frames.view(-1, *self.frame_shape).flatten(1)
+        if (frames.shape[1] * frames.element_size()) % 8 == 0:  # wide elements are copied faster
+            picked = frames.view(th.int64).index_select(0, index).view(frames.dtype)
+        else:
+            picked = frames.index_select(0, index)
+        axis = self.stack_axis + 1
+        return picked.view(len(position), count, *self.frame_shape).movedim(1, axis).flatten(axis, axis + 1)
+
+    def gather_pair(self, positions: th.Tensor, env: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """Observations and next observations at ``positions`` ``(B, 2)``; views of one tensor where they overlap."""
+        if self.has_broken_stacks:
+            return self.gather(positions[:, 0], env), self.gather(positions[:, 1], env)
+        both = self.gather(positions[:, 1], env, self.frame_stack + 1)
+        axis, size = self.stack_axis + 1, self.shape[self.stack_axis]
+        return both.narrow(axis, 0, size), both.narrow(axis, both.shape[axis] - size, size)
+
+    def state(self) -> dict[str, th.Tensor]:
+        """Frames so far and positions, as CPU tensors; frames on the CPU are not copied."""
+        used = min(int(self.heads.max()), self._capacity)
+        frames = self._frames[:used].cpu().numpy() if self._host is None else self._host[:used]
+        return {
+            "frames": th.from_numpy(frames),
+            "capacity": th.tensor(self._capacity),
+            "heads": th.from_numpy(self.heads),
+            "last": th.from_numpy(self._last),
+            "has_broken_stacks": th.tensor(self.has_broken_stacks),
+        }
+
+    def restore(self, state: dict[str, th.Tensor]) -> None:
+        """Put back what ``state`` returned."""
+        self._allocate(int(state["capacity"]))
+        self._frames[: len(state["frames"])] = state["frames"].to(self.device)
+        self.heads, self._last = state["heads"].numpy().copy(), state["last"].numpy().copy()
+        self.has_broken_stacks, self._room = bool(state["has_broken_stacks"]), 0
+
+    def to(self, device: th.device) -> None:
+        """Move to another device."""
+        self.device = device
+        self._set_frames(self._frames.to(device))
+
+    def _is_shifted(self, obs: np.ndarray, next_obs: np.ndarray) -> bool:
+        """Whether all frames of ``next_obs`` but the newest are those of ``obs`` but the oldest."""
+        return self.frame_stack == 1 or _same(obs[self._later], next_obs[self._earlier])
+
+    def _split(self, obs: np.ndarray) -> np.ndarray:
+        """``(N, n_envs, *shape)`` to ``(N, n_envs, frame_stack, *frame_shape)``."""
+        axis = self.stack_axis + 2
+        return np.moveaxis(obs.reshape(*obs.shape[:axis], self.frame_stack, -1, *obs.shape[axis + 1 :]), axis, 2)
+
+    def _put(self, frames: np.ndarray, position: np.ndarray, mask: np.ndarray | None = None) -> None:
+        row, env = position % self._capacity, self._envs
+        if mask is not None:
+            frames, row, env = frames[mask], row[mask], np.broadcast_to(env, mask.shape)[mask]
+        if self._host is not None:
+            self._host[row, env] = frames
+        else:
+            index = tuple(th.as_tensor(part, device=self.device) for part in np.broadcast_arrays(row, env))
+            self._frames[index] = th.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+
+    def _reserve(self, lowest: np.ndarray, heads: np.ndarray) -> None:
+        """Make room for the positions from ``lowest`` to ``heads`` of each environment."""
+        needed, capacity = int((heads - lowest).max()), self._capacity
+        if needed <= capacity:
+            return
+        old, old_heads = self._frames, self.heads
+        self._allocate(needed + needed // 8)
+        for env in range(self.n_envs):
+            head = int(old_heads[env])
+            position = th.arange(min(max(int(lowest[env]), head - capacity, 0), head), head, device=self.device)
+            self._frames[position % self._capacity, env] = old[position % capacity, env]
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether the items ``a[i, j]`` and ``b[i, j]`` are the same, bit by bit."""
+    return (_words(a, 2) == _words(b, 2)).all(-1)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of one shape are the same, bit by bit."""
+    return bool((_words(a, 0) == _words(b, 0)).all())
+
+
+def _words(array: np.ndarray, axes: int) -> np.ndarray:
+    """The bytes behind the first ``axes`` axes, as integers that are as wide as they can be."""
+    words = np.ascontiguousarray(array).reshape(*array.shape[:axes], -1)
+    return words.view(np.int64 if words.shape[-1] * words.itemsize % 8 == 0 else np.uint8)
