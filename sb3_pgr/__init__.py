@@ -11,13 +11,33 @@ from sb3_pgr.envs import choose_renderer, register_envs
 from sb3_pgr.version import __version__
 
 if TYPE_CHECKING:
-    from sb3_pgr.buffers import TensorReplayBuffer
+    from sb3_pgr.buffers import (
+        EpisodeStats,
+        EpisodeStatsCallback,
+        MixtureReplayBuffer,
+        PrioritizedReplayBuffer,
+        PrioritizedReplayCallback,
+        SequenceReplayBuffer,
+        TensorReplayBuffer,
+        TensorRolloutBuffer,
+    )
     from sb3_pgr.redq import REDQ
 
 
-__all__ = ["REDQ", "TensorReplayBuffer", "__version__"]
+__all__ = [
+    "REDQ",
+    "EpisodeStats",
+    "EpisodeStatsCallback",
+    "MixtureReplayBuffer",
+    "PrioritizedReplayBuffer",
+    "PrioritizedReplayCallback",
+    "SequenceReplayBuffer",
+    "TensorReplayBuffer",
+    "TensorRolloutBuffer",
+    "__version__",
+]
 
-_WHERE = {"REDQ": "sb3_pgr.redq", "TensorReplayBuffer": "sb3_pgr.buffers"}
+_WHERE = {name: "sb3_pgr.buffers" for name in __all__ if name not in ("REDQ", "__version__")} | {"REDQ": "sb3_pgr.redq"}
 
 choose_renderer()
 register_envs()

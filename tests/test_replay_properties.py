@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from sb3_pgr.buffers import TensorReplayBuffer
 
 STACK = 3
+# "add" one step, extend by a number of steps, or replace the buffer by a copy of itself.
+COPIES = st.sampled_from(["pickle", "deepcopy", "state"])
+OPERATIONS = st.lists(st.one_of(st.just("add"), st.integers(1, 30), COPIES), min_size=1, max_size=25)
 SPACES = {
     "vector": spaces.Box(-1, 1, (3,)),
     "image": spaces.Box(0, 255, (STACK, 4, 4), np.uint8),
@@ -94,7 +97,9 @@ def item(obs, env):
 def stack_steps(steps):
     columns = list(zip(*steps, strict=True))
     return [
-        {key: np.stack([each[key] for each in column]) for key in column[0]} if isinstance(column[0], dict) else np.stack(column)
+        {key: np.stack([each[key] for each in column]) for key in column[0]}
+        if isinstance(column[0], dict)
+        else np.stack(column)
         for column in columns
     ]
 
@@ -126,9 +131,7 @@ def assert_same_rows(buffer, reference, n_envs):
     capacity=st.integers(3, 12),
     n_envs=st.integers(1, 3),
     n_steps=st.integers(1, 3),
-    operations=st.lists(
-        st.one_of(st.just("add"), st.integers(1, 30), st.sampled_from(["pickle", "deepcopy", "state"])), min_size=1, max_size=25
-    ),
+    operations=OPERATIONS,
     seed=st.integers(0, 2**31),
 )
 def test_against_reference(name, shared, capacity, n_envs, n_steps, operations, seed):

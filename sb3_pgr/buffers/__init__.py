@@ -1,5 +1,26 @@
-"""Replay buffers in torch, usable in any SB3 project through ``replay_buffer_class``."""
+"""Buffers in torch, usable in any SB3 project and without SB3."""
 
+from sb3_pgr.buffers.episode_stats import EpisodeStats, EpisodeStatsCallback
+from sb3_pgr.buffers.gae import generalized_advantages
+from sb3_pgr.buffers.mixture import MixtureReplayBuffer
+from sb3_pgr.buffers.prioritized import PrioritizedReplayBuffer
+from sb3_pgr.buffers.prioritized_callback import PrioritizedReplayCallback
+from sb3_pgr.buffers.rollout import TensorRolloutBuffer
+from sb3_pgr.buffers.samples import SequenceSamples, WeightedSamples
+from sb3_pgr.buffers.sequence import SequenceReplayBuffer
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer, sample_block
 
-__all__ = ["TensorReplayBuffer", "sample_block"]
+__all__ = [
+    "EpisodeStats",
+    "EpisodeStatsCallback",
+    "MixtureReplayBuffer",
+    "PrioritizedReplayBuffer",
+    "PrioritizedReplayCallback",
+    "SequenceReplayBuffer",
+    "SequenceSamples",
+    "TensorReplayBuffer",
+    "TensorRolloutBuffer",
+    "WeightedSamples",
+    "generalized_advantages",
+    "sample_block",
+]

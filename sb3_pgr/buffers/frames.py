@@ -92,9 +92,7 @@ class FrameRing:
             return np.array((heads - 1, heads)).T
         return self.extend(obs[None], next_obs[None], oldest, keep=1)[0]
 
-    def extend(
-        self, obs: np.ndarray, next_obs: np.ndarray, oldest: Callable[[], np.ndarray | None], keep: int
-    ) -> np.ndarray:
+    def extend(self, obs: np.ndarray, next_obs: np.ndarray, oldest: Callable[[], np.ndarray | None], keep: int) -> np.ndarray:
         """
         Append transitions.
 

@@ -1,13 +1,8 @@
-"""Batches that buffers return beyond SB3's own, and the spaces of buffers that are built from shapes."""
+"""Batches that buffers return beyond SB3's own."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
-
-Shape = tuple[int, ...]
 
 
 class WeightedSamples(NamedTuple):
@@ -28,41 +23,21 @@ class WeightedSamples(NamedTuple):
     indices: th.Tensor | None = None
 
 
-def space_from_shape(shape: Shape | Mapping[str, Shape], dtype: Any = np.float32) -> spaces.Space:
+class SequenceSamples(NamedTuple):
     """
-    A space for arrays of a shape, or for a dict of them; unbounded in a floating type.
+    Windows of consecutive rows: tensors ``(batch, window, ...)``.
 
-    :param shape: without the batch axis, or a mapping of such
-    :param dtype: numpy type, or a mapping of such
+    ``masks`` ``(batch, window)`` is False where an episode was shorter than the window; what lies there is zero.
+    ``episode_starts`` ``(batch, window)`` says at which rows a recurrent state has to be reset, ``states`` holds the
+    stored recurrent states before the window's first row, ``(batch, ...)`` each.
     """
-    if isinstance(shape, Mapping):
-        types = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shape, dtype)
-        return spaces.Dict({key: space_from_shape(item, types[key]) for key, item in shape.items()})
-    if np.issubdtype(dtype, np.floating):
-        return spaces.Box(-np.inf, np.inf, tuple(shape), dtype)
-    limits = np.iinfo(dtype)
-    return spaces.Box(limits.min, limits.max, tuple(shape), dtype)
 
-
-class FromShapes:
-    """Lets a buffer be built without spaces."""
-
-    @classmethod
-    def from_shapes(
-        cls,
-        buffer_size: int,
-        obs_shape: Shape | Mapping[str, Shape],
-        action_shape: Shape,
-        obs_dtype: Any = np.float32,
-        action_dtype: Any = np.float32,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        Build the buffer from shapes and numpy types instead of spaces.
-
-        :param obs_shape: of one observation, or a mapping of such for Dict observations
-        :param action_shape: of one action
-        :param kwargs: further arguments of the constructor
-        """
-        action_space = space_from_shape(action_shape, action_dtype)
-        return cls(buffer_size, space_from_shape(obs_shape, obs_dtype), action_space, **kwargs)  # type: ignore[call-arg]
+    observations: Any
+    actions: th.Tensor
+    next_observations: Any
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    masks: th.Tensor
+    episode_starts: th.Tensor
+    states: dict[str, th.Tensor]

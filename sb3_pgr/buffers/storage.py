@@ -47,6 +47,7 @@ class RecordStorage:
             raise ValueError(f"storage={kind!r} is not known; choose one of {', '.join(KINDS)}.")
         if kind != "memory" and device.type != "cpu":
             raise ValueError(f"storage={kind!r} is for device='cpu', but the buffer is on '{device}'.")
+        self.arguments = dict(fields=dict(fields), rows=rows, n_envs=n_envs, kind=kind, folder=folder)
         self.fields = dict(fields)
         self.rows, self.n_envs = rows, n_envs
         self.device, self.kind, self.folder = device, kind, folder
@@ -94,6 +95,11 @@ class RecordStorage:
         """Bytes reserved, written or not."""
         return self._data.numel() * 8
 
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one record."""
+        return self._layout.itemsize
+
     def write_row(self, row: int, values: Sequence[Any]) -> None:
         """Write one row, one array ``(n_envs, *shape)`` a field, in the fields' order."""
         if self._on_host:
@@ -103,7 +109,7 @@ class RecordStorage:
                 self.flush()
             slot = len(self._staged)
             self._staged.append(row)
-        for column, value in zip(self._columns, values):  # noqa: B905 (a hot path)
+        for column, value in zip(self._columns, values):
             column[slot] = value
 
     def flush(self) -> None:
@@ -146,14 +152,14 @@ class RecordStorage:
         records = self._flat.index_select(0, index)
         batch: dict[str, th.Tensor] = {}
         for dtype, widths, names in self._groups:
-            batch.update(zip(names, records.view(dtype).split_with_sizes(widths, 1)))  # noqa: B905 (a hot path)
+            batch.update(zip(names, records.view(dtype).split_with_sizes(widths, 1)))
         for name, shape in self._shaped:
             batch[name] = batch[name].unflatten(1, shape)
         return batch
 
     def _field(self, records: th.Tensor, name: str) -> th.Tensor:
         shape, dtype = self.fields[name]
-        start = self._layout.fields[name][1] // dtype.itemsize
+        start = _offset(self._layout, name) // dtype.itemsize
         columns = records.view(torch_dtype(dtype))[..., start : start + int(np.prod(shape))]
         return columns.unflatten(-1, shape) if shape else columns.squeeze(-1)
 
@@ -201,6 +207,11 @@ def _layout(fields: Fields) -> np.dtype[Any]:
     )
 
 
+def _offset(layout: np.dtype[Any], name: str) -> int:
+    assert layout.fields is not None
+    return layout.fields[name][1]
+
+
 def _groups(layout: np.dtype[Any], fields: Fields) -> list[tuple[th.dtype, list[int], list[str]]]:
     """Per type, how a whole record of that type splits into fields ("": what is of other types)."""
     groups = []
@@ -209,7 +220,7 @@ def _groups(layout: np.dtype[Any], fields: Fields) -> list[tuple[th.dtype, list[
         names: list[str] = []
         position = 0
         total = layout.itemsize // dtype.itemsize
-        own = sorted((layout.fields[name][1] // dtype.itemsize, name) for name in fields if fields[name][1] == dtype)
+        own = sorted((_offset(layout, name) // dtype.itemsize, name) for name in fields if fields[name][1] == dtype)
         for start, name in [*own, (total, "")]:
             if start > position:
                 widths.append(start - position)

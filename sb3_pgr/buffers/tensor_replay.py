@@ -14,9 +14,9 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map_only
 
+from sb3_pgr.buffers.fields import FieldType, FromShapes, as_array, field_name, observation_field, observation_keys, of_key
 from sb3_pgr.buffers.frames import FrameRing
 from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
-from sb3_pgr.buffers.samples import FromShapes
 from sb3_pgr.buffers.storage import RecordStorage
 from sb3_pgr.common.engine import keep_freed_memory
 
@@ -56,6 +56,8 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     :raises MemoryError: if the storage does not fit into memory
     """
 
+    _device: th.device
+
     def __init__(
         self,
         buffer_size: int,
@@ -86,30 +88,36 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.n_steps, self.gamma = n_steps, gamma
-        # One entry (None) for an array observation, one a key for Dict observations.
-        self._keys = tuple(self.obs_shape) if isinstance(self.obs_shape, dict) else (None,)
-        # For each: its fields (observation, next observation) and the shape of one row of it.
-        self._names = {key: (_name(_OBS, key), _name(_NEXT, key), (n_envs, *_obs_shape(self.obs_shape, key))) for key in self._keys}
-        self._rings: dict[str, FrameRing] = {}
-        fields: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        self._keys = observation_keys(self.obs_shape)
+        # For each key its fields (observation, next observation) and the shape of one row of it.
+        self._names = {}
         for key in self._keys:
-            space = observation_space if key is None else observation_space[key]  # type: ignore[index]
-            shape, dtype = _obs_shape(self.obs_shape, key), _obs_dtype(space, _of(obs_dtype, key))
+            self._names[key] = (field_name(_OBS, key), field_name(_NEXT, key), (n_envs, *of_key(self.obs_shape, key)))
+        self._rings: dict[str, FrameRing] = {}
+        fields: dict[str, FieldType] = {}
+        for key, (name, next_name, _) in self._names.items():
+            shape, dtype = observation_field(observation_space, self.obs_shape, key, obs_dtype)
             if optimize_memory_usage:
-                stack = _of(frame_stack, key) if isinstance(frame_stack, Mapping) or len(shape) == 3 else 1
-                self._rings[_name(_OBS, key)] = _frame_ring(shape, dtype, self.buffer_size, n_envs, self.device, stack or 1)
-                fields[_name(_OBS, key)] = ((2,), np.dtype(np.int64))
+                stack = of_key(frame_stack, key) if isinstance(frame_stack, Mapping) or len(shape) == 3 else 1
+                self._rings[name] = _frame_ring(shape, dtype, self.buffer_size, n_envs, self.device, stack or 1)
+                fields[name] = ((2,), np.dtype(np.int64))
             else:
-                fields[_name(_OBS, key)] = fields[_name(_NEXT, key)] = (shape, dtype)
+                fields[name] = fields[next_name] = (shape, dtype)
         default_type = np.float32 if isinstance(action_space, spaces.Box) else np.int64
         fields["actions"] = ((self.action_dim,), np.dtype(action_dtype or default_type))
-        for name in ("rewards", "dones", "timeouts"):
-            fields[name] = ((), np.dtype(np.float32))
+        for scalar in ("rewards", "dones", "timeouts"):
+            fields[scalar] = ((), np.dtype(np.float32))
+        self._extra = self._extra_fields()
+        fields |= self._extra
         self._storage = RecordStorage(fields, self.buffer_size, n_envs, self.device, storage, storage_dir)
         if self.device.type == "cpu":
             keep_freed_memory()  # batches of images are large; a fresh mapping for each costs more than the copy
         # SB3 seeds torch before it builds the buffer; reading the seed does not advance any generator.
         self.generator = th.Generator(self.device).manual_seed(th.initial_seed() % 2**63)
+
+    def _extra_fields(self) -> dict[str, FieldType]:
+        """Fields of a record beyond a transition's; ``add`` and ``extend`` then take them in ``extra``."""
+        return {}
 
     # Views (rows, n_envs, ...) of what is stored; with optimize_memory_usage observations are positions of frames.
 
@@ -140,7 +148,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     def _obs_view(self, part: str) -> Any:
         if self._rings:
             raise AttributeError(f"With optimize_memory_usage=True there is no array of {part}; use sample().")
-        views = {key: self._storage.field(_name(part, key)) for key in self._keys}
+        views = {key: self._storage.field(field_name(part, key)) for key in self._keys}
         return views[None] if None in views else views
 
     @property
@@ -168,7 +176,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         """Bytes reserved for the storage, written or not."""
         return self._storage.nbytes + sum(ring.nbytes for ring in self._rings.values())
 
-    def add(  # type: ignore[override]
+    def add(
         self,
         obs: Any,
         next_obs: Any,
@@ -177,6 +185,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         done: Any,
         infos: list[dict[str, Any]] | None = None,
         timeouts: Any = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Store one transition of each environment.
@@ -188,19 +197,29 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         :param done: ``(n_envs,)``: the episode ends here, for whatever reason
         :param infos: of each environment; ``info["TimeLimit.truncated"]`` says that the end is a time limit
         :param timeouts: ``(n_envs,)``, in place of ``infos``
+        :param extra: for buffers with further fields, their values
         """
         if timeouts is None and infos is not None and self.handle_timeout_termination:
             timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
         if isinstance(action, th.Tensor):  # from the device: do not go through the host
-            self.extend(*(_one_row(value) for value in (obs, next_obs, action, reward, done)), timeouts=_one_row(timeouts))
+            step = [_one_row(value) for value in (obs, next_obs, action, reward, done, timeouts, extra)]
+            self.extend(step[0], step[1], step[2], step[3], step[4], None, step[5], step[6])
             return
         values = [np.asarray(action).reshape(self.n_envs, self.action_dim), reward, done, 0 if timeouts is None else timeouts]
+        if self._extra or extra:
+            values += self._extra_values(extra).values()
         if self._keys == (None,):
             self._storage.write_row(self.pos, self._observation_fields(None, obs, next_obs) + values)
         else:
             pairs = [self._observation_fields(key, obs[key], next_obs[key]) for key in self._keys]
-            self._storage.write_row(self.pos, sum(pairs, []) + values)
-        self._advance(1)
+            self._storage.write_row(self.pos, [field for pair in pairs for field in pair] + values)
+        self._advance(1, done)
+
+    def _extra_values(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        given = given or {}
+        if given.keys() != self._extra.keys():
+            raise TypeError(f"Besides the transition, expected {sorted(self._extra)}, got {sorted(given)}.")
+        return {name: given[name] for name in self._extra}
 
     def _observation_fields(self, key: str | None, obs: Any, next_obs: Any) -> list[np.ndarray]:
         """What a record holds of an observation and the next one: themselves, or where their frames are."""
@@ -210,7 +229,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             return [self._rings[name].push(obs, next_obs, partial(self._oldest_kept, name, 1))]
         return [obs, next_obs]
 
-    def extend(  # type: ignore[override]
+    def extend(
         self,
         obs: Any,
         next_obs: Any,
@@ -219,6 +238,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         done: Any,
         infos: list[list[dict[str, Any]]] | None = None,
         timeouts: Any = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Store ``N`` steps of each environment at memory speed.
@@ -230,15 +250,17 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         :param done: ``(N, n_envs)``
         :param infos: per step, per environment
         :param timeouts: ``(N, n_envs)``, in place of ``infos``
+        :param extra: for buffers with further fields, their values
         :raises ValueError: if the arrays are not of the same length
         """
         if timeouts is None and infos is not None and self.handle_timeout_termination:
             timeouts = [[info.get("TimeLimit.truncated", False) for info in step] for step in infos]
         values: dict[str, Any] = {"actions": action, "rewards": reward, "dones": done}
         values["timeouts"] = np.zeros((len(reward), self.n_envs)) if timeouts is None else timeouts
+        values |= self._extra_values(extra)
         for key in self._keys:
-            values[_name(_OBS, key)] = obs if key is None else obs[key]
-            values[_name(_NEXT, key)] = next_obs if key is None else next_obs[key]
+            values[field_name(_OBS, key)] = obs if key is None else obs[key]
+            values[field_name(_NEXT, key)] = next_obs if key is None else next_obs[key]
         lengths = {name: len(value) for name, value in values.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"extend() needs arrays of one length, got {lengths}.")
@@ -248,14 +270,14 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         kept = min(count, self.buffer_size)
         for name, ring in self._rings.items():
             shape = (count, self.n_envs, *ring.shape)
-            pair = (_to_numpy(values[name]).reshape(shape), _to_numpy(values.pop(name.replace(_OBS, _NEXT, 1))).reshape(shape))
+            pair = (as_array(values[name]).reshape(shape), as_array(values.pop(name.replace(_OBS, _NEXT, 1))).reshape(shape))
             values[name] = ring.extend(*pair, partial(self._oldest_kept, name, count), kept)
         start = (self.pos + count - kept) % self.buffer_size
         until_end = min(kept, self.buffer_size - start)
         for row, first, last in ((start, count - kept, count - kept + until_end), (0, count - kept + until_end, count)):
             if last > first:
                 self._storage.write(row, {name: _as_tensor(value)[first:last] for name, value in values.items()})
-        self._advance(count)
+        self._advance(count, done)
 
     def _oldest_kept(self, name: str, added: int) -> np.ndarray | None:
         """Positions of the oldest observation that will still be there after ``added`` more rows."""
@@ -265,10 +287,18 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         oldest = (self.pos if self.full else 0) + overwritten
         return self._storage.field(name)[oldest % self.buffer_size, :, 0].cpu().numpy()
 
-    def _advance(self, count: int) -> None:
+    def _advance(self, count: int, done: Any) -> None:
+        """``count`` rows were written, with these ends of episodes."""
         self.pos += count
         if self.pos >= self.buffer_size:
             self.full, self.pos = True, self.pos % self.buffer_size
+
+    def truncate_episodes(self) -> None:
+        """Mark the newest row as cut off by a time limit: the episodes that run now will not be continued."""
+        if self.size() > 0:
+            newest = self.pos - 1
+            self.timeouts[newest] = 1 - self.dones[newest] * (1 - self.timeouts[newest])
+            self.dones[newest] = 1
 
     def reset(self) -> None:
         """Forget all rows."""
@@ -325,6 +355,8 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         # Only a true end of the episode stops the bootstrap: dones * (1 - timeouts). Where the newest row cut the n
         # steps, that row is neither done nor a timeout.
         dones = th.addcmul(last["dones"], last["dones"], last["timeouts"], value=-1)
+        obs: Any
+        next_obs: Any
         if None in self._keys:
             obs, next_obs = self._observations(None, first, last, flat)
             samples: Any = ReplayBufferSamples(obs, first["actions"], next_obs, dones, rewards, discounts)
@@ -396,7 +428,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         """Only the filled rows travel, as CPU tensors: a file's size follows the content, not the capacity."""
         state = self.__dict__.copy()
         storage = state.pop("_storage")
-        state["_storage_arguments"] = (storage.fields, storage.rows, storage.n_envs), (storage.kind, storage.folder)
+        state["_storage_arguments"] = storage.arguments
         # As arrays, which pickle writes to a file without a copy of its own.
         state["_content"] = tree_map_only(th.Tensor, th.Tensor.numpy, self.state_dict())
         state["_rings"] = {name: ring.arguments for name, ring in self._rings.items()}
@@ -411,7 +443,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         content, rings, storage = state.pop("_content"), state.pop("_rings"), state.pop("_storage_arguments")
         self.__dict__.update(state)
         self._device = device
-        self._storage = RecordStorage(*storage[0], device, *storage[1])
+        self._storage = RecordStorage(**storage, device=device)
         self._rings = {name: FrameRing(device=device, **arguments) for name, arguments in rings.items()}
         self.generator = th.Generator(device)
         self.load_state_dict(tree_map_only(np.ndarray, th.from_numpy, content))
@@ -442,25 +474,6 @@ def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:
         generator.set_state(state)
 
 
-def _name(part: str, key: str | None) -> str:
-    return part if key is None else f"{part}.{key}"
-
-
-def _of(argument: Any, key: str | None) -> Any:
-    return argument.get(key) if isinstance(argument, Mapping) else argument
-
-
-def _obs_shape(shape: Any, key: str | None) -> tuple[int, ...]:
-    return shape if key is None else shape[key]
-
-
-def _obs_dtype(space: spaces.Space, wanted: Any) -> np.dtype[Any]:
-    if wanted is not None:
-        return np.dtype(wanted)
-    assert space.dtype is not None
-    return np.dtype(np.float32 if np.issubdtype(space.dtype, np.floating) else space.dtype)
-
-
 def _frame_ring(
     shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, n_envs: int, device: th.device, frame_stack: int
 ) -> FrameRing:
@@ -471,15 +484,12 @@ def _frame_ring(
 
 
 def _one_row(value: Any) -> Any:
+    """With a first axis of one step."""
     if value is None:
         return None
     if isinstance(value, Mapping):
         return {key: _one_row(item) for key, item in value.items()}
     return value[None] if isinstance(value, th.Tensor) else np.asarray(value)[None]
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-    return value.cpu().numpy() if isinstance(value, th.Tensor) else np.asarray(value)
 
 
 def _as_tensor(value: Any) -> th.Tensor:

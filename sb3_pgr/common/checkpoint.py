@@ -157,7 +157,7 @@ def why_not_resumable(model: BaseAlgorithm) -> str | None:
     buffer = getattr(model, "replay_buffer", None)
     if isinstance(buffer, HerReplayBuffer):
         return "hindsight replay keeps whole episodes, which a checkpoint would cut"
-    if getattr(buffer, "optimize_memory_usage", False):
+    if getattr(buffer, "optimize_memory_usage", False) and not hasattr(buffer, "truncate_episodes"):
         return "optimize_memory_usage takes the next observation from the next row, which a checkpoint would change"
     if not isinstance(model, OffPolicyAlgorithm | OnPolicyAlgorithm) or hasattr(model, "_last_lstm_states"):
         return f"{type(model).__name__} keeps state that a checkpoint does not hold"
@@ -183,8 +183,10 @@ def start_segment(model: BaseAlgorithm) -> None:
 
 def end_episodes(model: BaseAlgorithm) -> None:
     """Mark the newest row of the replay buffer as cut off by a time limit, since its episode ends here."""
-    buffer = getattr(model, "replay_buffer", None)
-    if buffer is not None and buffer.size() > 0 and getattr(buffer, "handle_timeout_termination", False):
+    buffer: Any = getattr(model, "replay_buffer", None)
+    if hasattr(buffer, "truncate_episodes"):
+        buffer.truncate_episodes()
+    elif buffer is not None and buffer.size() > 0 and getattr(buffer, "handle_timeout_termination", False):
         newest = buffer.pos - 1
         buffer.timeouts[newest] = 1 - buffer.dones[newest] * (1 - buffer.timeouts[newest])
         buffer.dones[newest] = 1

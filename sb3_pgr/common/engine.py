@@ -46,13 +46,14 @@ class UpdateEngine:
 
         return th.compile(wrapped) if self.compile else wrapped  # type: ignore[return-value]
 
-    def run(self, update: Update, block: Block, flags: Sequence[bool]) -> dict[str, float]:
+    def run(self, update: Update, block: Block, flags: Sequence[bool], results: Sequence[str] = ()) -> dict[str, float]:
         """
         Apply ``update(batch, flag)`` to each batch of the block, in order.
 
         :param update: one update; returns scalar metrics
         :param block: tensors with a leading dimension of ``len(flags)``
         :param flags: per update, e.g. whether the policy is updated too
+        :param results: entries of the block (where it has them) that the updates write to
         :return: mean of each metric over the updates that reported it
         """
         if self.cuda_graph:
@@ -62,7 +63,7 @@ class UpdateEngine:
                     self._graphs[key] = _CapturedBlock(update, block, flags)
                     metrics = self._graphs[key].first_metrics
                 else:
-                    metrics = self._graphs[key].replay(block)
+                    metrics = self._graphs[key].replay(block, results)
         else:
             metrics = _run_eagerly(update, block, flags)
         values = th.stack(list(metrics.values())).tolist()  # the block's only host synchronisation
@@ -103,10 +104,13 @@ class _CapturedBlock:
         with th.cuda.graph(self._graph):
             self._metrics = _run_eagerly(update, self._inputs, flags)
 
-    def replay(self, block: Block) -> dict[str, th.Tensor]:
+    def replay(self, block: Block, results: Sequence[str]) -> dict[str, th.Tensor]:
         for static, value in zip(tree_leaves(self._inputs), tree_leaves(block), strict=True):
             static.copy_(value)
         self._graph.replay()
+        for name in results:
+            if name in block:
+                block[name].copy_(self._inputs[name])
         return self._metrics
 
 

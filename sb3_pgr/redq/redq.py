@@ -30,7 +30,8 @@ class REDQ(SAC):
     subset of M target critics, and an actor trained on the mean over all critics.
 
     Parameters not listed are those of SB3's ``SAC``. Not taken over from it: gSDE (``use_sde``),
-    ``target_update_interval`` (targets follow after every update, as in the paper) and ``n_steps``.
+    ``target_update_interval`` (targets follow after every update, as in the paper) and ``n_steps`` (an argument of the
+    buffer: ``replay_buffer_kwargs=dict(n_steps=3, gamma=0.99)``).
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, ``"SimbaPolicy"``, or a class
     :param env: environment, or its registered id
@@ -41,7 +42,8 @@ class REDQ(SAC):
     :param n_target_critics: size M of the random subset of target critics, drawn anew for every update
     :param policy_delay: the actor and the temperature are updated at every ``policy_delay``-th update
     :param target_mode: ``"min"`` over the subset, or ``"mean"`` over all target critics
-    :param replay_buffer_class: ``TensorReplayBuffer`` by default (SB3's ``DictReplayBuffer`` for Dict observations)
+    :param replay_buffer_class: ``TensorReplayBuffer`` by default. With ``PrioritizedReplayBuffer`` the critics' losses
+        are weighted and the priorities follow the TD errors
     :param compile: compile the losses with ``torch.compile`` (needs a C++ compiler on CPU)
     :param precision: ``"fp32"`` or ``"bf16"`` (bfloat16 autocast)
     :param cuda_graph: run each block of updates as one CUDA graph; needs ``gradient_steps`` to be a multiple of
@@ -145,7 +147,7 @@ class REDQ(SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        if self.replay_buffer_class is None and not hasattr(self.observation_space, "spaces"):
+        if self.replay_buffer_class is None:
             self.replay_buffer_class = TensorReplayBuffer
         super()._setup_model()
         self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
@@ -166,6 +168,9 @@ class REDQ(SAC):
         rows = sample_block(self.replay_buffer, gradient_steps, batch_size, self._vec_normalize_env)
         shape = (gradient_steps, batch_size, get_action_dim(self.action_space))
         block: Block = {name: value for name, value in rows._asdict().items() if value is not None}
+        indices = block.pop("indices", None)
+        if indices is not None:
+            block["td_errors"] = th.empty(indices.shape, device=self.device)
         # All randomness of the block is drawn here, so that the update itself is a pure function of its batch.
         block["next_noise"] = th.randn(shape, device=self.device)
         block["noise"] = th.randn(shape, device=self.device)
@@ -173,7 +178,9 @@ class REDQ(SAC):
         block["subset"] = order[:, : self.n_target_critics]  # without replacement, one subset per update
 
         updates = range(self._n_updates + 1, self._n_updates + gradient_steps + 1)
-        metrics = self._engine.run(self._update, block, [i % self.policy_delay == 0 for i in updates])
+        metrics = self._engine.run(self._update, block, [i % self.policy_delay == 0 for i in updates], results=("td_errors",))
+        if indices is not None:
+            self.replay_buffer.update_priorities(indices, block["td_errors"])  # type: ignore[attr-defined]
 
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -182,7 +189,9 @@ class REDQ(SAC):
 
     def _update(self, batch: Block, update_policy: bool) -> dict[str, th.Tensor]:
         """One update (algorithm 1 of the paper, lines 6 to 11), on tensors of shape ``(batch_size, ...)``."""
-        critic_loss, q_mean = self._compute_critic_loss(batch)
+        critic_loss, q_mean, td_errors = self._compute_critic_loss(batch)
+        if "td_errors" in batch:
+            batch["td_errors"].copy_(td_errors)
         self.critic.optimizer.zero_grad()
         critic_loss.backward()
         self.critic.optimizer.step()
@@ -213,8 +222,11 @@ class REDQ(SAC):
             metrics["ent_coef_loss"] = ent_coef_loss.detach()
         return metrics
 
-    def _critic_loss(self, batch: Block) -> tuple[th.Tensor, th.Tensor]:
-        """Sum over critics of the mean squared error to the common target (equation 1 and line 9)."""
+    def _critic_loss(self, batch: Block) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Sum over critics of the mean squared error to the common target (equation 1 and line 9), of each row by its
+        importance weight if the replay is prioritized; and each row's absolute TD error, averaged over critics.
+        """
         with th.no_grad():
             next_obs = batch["next_observations"]
             next_actions, next_log_prob = self._sample_actions(next_obs, batch["next_noise"])
@@ -226,7 +238,9 @@ class REDQ(SAC):
             not_done = 1 - batch["dones"].squeeze(-1)
             target = batch["rewards"].squeeze(-1) + not_done * discounts * (next_q - self._ent_coef() * next_log_prob)
         q_values = self.critic.q_values(batch["observations"], batch["actions"])
-        return (q_values - target).pow(2).mean(1).sum(), q_values.detach().mean()
+        errors = q_values - target
+        squares = errors.pow(2) * batch["weights"].squeeze(-1) if "weights" in batch else errors.pow(2)
+        return squares.mean(1).sum(), q_values.detach().mean(), errors.detach().abs().mean(0)
 
     def _actor_loss(self, batch: Block) -> tuple[th.Tensor, th.Tensor]:
         """Entropy-regularised value under the mean of all critics (line 11)."""

@@ -1,0 +1,84 @@
+"""From spaces or bare shapes to the fields of a record."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+Shape = tuple[int, ...]
+FieldType = tuple[Shape, np.dtype[Any]]
+
+
+def observation_keys(obs_shape: Shape | Mapping[str, Shape]) -> tuple[Any, ...]:
+    """The keys of Dict observations; one ``None`` for array observations."""
+    return tuple(obs_shape) if isinstance(obs_shape, Mapping) else (None,)
+
+
+def of_key(argument: Any, key: str | None) -> Any:
+    """What an argument says about one key: it may be a mapping or hold for all."""
+    return argument.get(key) if isinstance(argument, Mapping) else argument
+
+
+def field_name(part: str, key: str | None) -> str:
+    """Name of the field that holds one key of ``part``."""
+    return part if key is None else f"{part}.{key}"
+
+
+def observation_field(space: spaces.Space, obs_shape: Shape | Mapping[str, Shape], key: str | None, dtype: Any) -> FieldType:
+    """
+    Shape and type of a stored observation: floats as float32, others in the space's own type.
+
+    :param dtype: to store it in another numpy type; a type, a mapping from key to type, or None
+    """
+    wanted = of_key(dtype, key)
+    if wanted is None:
+        wanted = space.dtype if key is None else space[key].dtype  # type: ignore[index]
+        wanted = np.float32 if np.issubdtype(wanted, np.floating) else wanted
+    return of_key(obs_shape, key), np.dtype(wanted)
+
+
+def space_from_shape(shape: Shape | Mapping[str, Shape], dtype: Any = np.float32) -> spaces.Space:
+    """
+    A space for arrays of a shape, or for a dict of them; unbounded in a floating type.
+
+    :param shape: without the batch axis, or a mapping of such
+    :param dtype: numpy type, or a mapping of such
+    """
+    if isinstance(shape, Mapping):
+        types = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shape, dtype)
+        return spaces.Dict({key: space_from_shape(item, types[key]) for key, item in shape.items()})
+    if np.issubdtype(dtype, np.floating):
+        return spaces.Box(-np.inf, np.inf, tuple(shape), dtype)
+    limits = np.iinfo(dtype)
+    return spaces.Box(limits.min, limits.max, tuple(shape), dtype)
+
+
+def as_array(value: Any) -> np.ndarray:
+    """An array of what may be a tensor on any device."""
+    return value.detach().cpu().numpy() if isinstance(value, th.Tensor) else np.asarray(value)
+
+
+class FromShapes:
+    """Lets a buffer be built without spaces."""
+
+    @classmethod
+    def from_shapes(
+        cls,
+        buffer_size: int,
+        obs_shape: Shape | Mapping[str, Shape],
+        action_shape: Shape,
+        obs_dtype: Any = np.float32,
+        action_dtype: Any = np.float32,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Build the buffer from shapes and numpy types instead of spaces.
+
+        :param obs_shape: of one observation, or a mapping of such for Dict observations
+        :param action_shape: of one action
+        :param kwargs: further arguments of the constructor
+        """
+        action_space = space_from_shape(action_shape, action_dtype)
+        return cls(buffer_size, space_from_shape(obs_shape, obs_dtype), action_space, **kwargs)  # type: ignore[call-arg]

@@ -1,0 +1,178 @@
+"""Prioritized experience replay."""
+
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pgr.buffers.samples import WeightedSamples
+from sb3_pgr.buffers.schedules import Schedule, schedule_value
+from sb3_pgr.buffers.sum_tree import SumTree
+from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
+
+
+class PrioritizedReplayBuffer(TensorReplayBuffer):
+    """
+    Prioritized experience replay (Schaul et al. 2016, https://arxiv.org/abs/1511.05952), the proportional variant.
+
+    A row of priority ``p`` is drawn with a probability in proportion to ``(p + epsilon) ** alpha``; new rows get the
+    largest priority so far. Batches carry importance ``weights`` (the largest of each batch is 1) and the ``indices``
+    that ``update_priorities`` takes.
+
+    ``REDQ`` applies the weights in its loss and updates the priorities by itself. With SB3's own ``DQN``, ``SAC`` and
+    ``TD3`` add ``PrioritizedReplayCallback``; their losses cannot apply the weights, so what they learn from stays
+    biased towards rows of high error (``beta`` has no effect there; a smaller ``alpha`` biases less).
+
+    :param args: positional arguments of ``TensorReplayBuffer``
+    :param alpha: how much the priorities matter; 0 draws uniformly
+    :param beta: how much of the bias the weights correct: a number, ``(start, end, n_transitions)`` for a linear
+        schedule over the transitions added, or a function of their number
+    :param epsilon: added to every priority, so that no row is lost for good
+    :param kwargs: keyword arguments of ``TensorReplayBuffer``
+    :raises ValueError: if ``alpha`` is negative, ``epsilon`` is not positive or ``beta`` is not a schedule
+    """
+
+    def __init__(self, *args: Any, alpha: float = 0.6, beta: Schedule = 0.4, epsilon: float = 1e-6, **kwargs: Any):
+        if alpha < 0:
+            raise ValueError(f"alpha={alpha} must not be negative.")
+        if epsilon <= 0:
+            raise ValueError(f"epsilon={epsilon} must be positive.")
+        schedule_value(beta, 0, "beta")
+        super().__init__(*args, **kwargs)
+        self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
+        self.n_added = 0
+        self.drawn: list[th.Tensor] | None = None
+        self._n_fresh = 0
+        self._new_tree()
+
+    def _new_tree(self) -> None:
+        self._tree = SumTree(self.buffer_size * self.n_envs, self.device)
+        self._max_priority = th.ones((), dtype=self._tree.dtype, device=self.device)
+        self._unchecked: tuple[th.Tensor, ...] | None = None
+
+    def remember_draws(self) -> None:
+        """Collect the indices of every batch in ``drawn``, for someone who knows the errors only later."""
+        self.drawn = []
+
+    def _advance(self, count: int, done: Any) -> None:
+        super()._advance(count, done)
+        self.n_added += count * self.n_envs
+        self._n_fresh = min(self._n_fresh + count, self.buffer_size)
+
+    def _flush(self) -> None:
+        """Give new rows their priority, all at once."""
+        stop = self.pos * self.n_envs
+        start = stop - self._n_fresh * self.n_envs
+        if start < 0:
+            size = self.buffer_size * self.n_envs
+            self._tree.fill(size + start, size, self._max_priority)
+        self._tree.fill(max(start, 0), stop, self._max_priority)
+        self._n_fresh = 0
+
+    def priorities(self) -> th.Tensor:
+        """What each row's probability is in proportion to, ``(size, n_envs)``."""
+        self._flush()
+        return self._tree.leaves.view(-1, self.n_envs)[: self.size()]
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> WeightedSamples:  # type: ignore[override]
+        """
+        Draw ``batch_size`` rows by priority.
+
+        :return: ``WeightedSamples``, tensors of shape ``(batch_size, ...)``
+        :raises ValueError: if the buffer is empty
+        """
+        return self._draw((batch_size,), env)
+
+    def sample_block(self, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> WeightedSamples:
+        """
+        Draw the batches of a whole series of updates, by the priorities of now.
+
+        :return: ``WeightedSamples``, tensors of shape ``(gradient_steps, batch_size, ...)``
+        :raises ValueError: if the buffer is empty
+        """
+        return self._draw((gradient_steps, batch_size), env)
+
+    def _draw(self, shape: tuple[int, ...], env: VecNormalize | None) -> WeightedSamples:
+        self._check_not_empty()
+        self._flush()
+        batch_size, batches = shape[-1], shape[0] if len(shape) > 1 else 1
+        index = self._tree.sample(batch_size, self.generator, batches).view(shape)
+        probability = self._tree.leaves[index] / self._tree.total()
+        beta = schedule_value(self.beta, self.n_added, "beta")
+        weights = (self.size() * self.n_envs * probability).pow(-beta)
+        weights = (weights / weights.amax(-1, keepdim=True)).float().unsqueeze(-1)
+        if self.drawn is not None:
+            self.drawn.append(index)
+        return WeightedSamples(**self.rows(index, env)._asdict(), weights=weights, indices=index)
+
+    def update_priorities(self, indices: th.Tensor, priorities: th.Tensor) -> None:
+        """
+        Set the priorities of rows, as a rule to the absolute TD errors.
+
+        :param indices: as a batch names them
+        :param priorities: of the same number of elements; finite and not negative
+        :raises ValueError: naming rows whose priority is NaN, infinite or negative; on a GPU, where waiting for the
+            answer would stall it, at the following call. These rows keep the largest priority
+        """
+        indices = th.as_tensor(indices, device=self.device).flatten()
+        priorities = th.as_tensor(priorities, device=self.device).detach().to(self._tree.dtype).flatten()
+        self._raise_unchecked()
+        good = (priorities >= 0) & priorities.isfinite()
+        self._check_later(good, indices, priorities)
+        raised = (priorities + self.epsilon).pow(self.alpha)
+        raised = th.where(good, raised, self._max_priority)
+        self._flush()
+        self._max_priority = th.maximum(self._max_priority, raised.max())
+        self._tree.update(indices, raised)
+
+    def _check_later(self, good: th.Tensor, indices: th.Tensor, priorities: th.Tensor) -> None:
+        if self.device.type != "cuda":
+            self._unchecked = good, indices, priorities
+            self._raise_unchecked()
+            return
+        checks = tuple(value.to("cpu", non_blocking=True) for value in (good, indices, priorities))
+        self._unchecked = checks
+        self._arrived = th.cuda.Event()
+        self._arrived.record()
+
+    def _raise_unchecked(self) -> None:
+        if self._unchecked is None:
+            return
+        if self.device.type == "cuda":
+            self._arrived.synchronize()
+        (good, indices, priorities), self._unchecked = self._unchecked, None
+        if not bool(good.all()):
+            rows = [(int(i // self.n_envs), int(i % self.n_envs)) for i in indices[~good][:10]]
+            raise ValueError(
+                f"Priorities must be finite and not negative. {int((~good).sum())} are not; (row, environment) of the "
+                f"first: {rows}, with priorities {priorities[~good][:10].tolist()}."
+            )
+
+    def _move(self, device: th.device) -> None:
+        state = self._priority_state()
+        super()._move(device)
+        self._load_priorities(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | self._priority_state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._load_priorities(state)
+
+    def _priority_state(self) -> dict[str, Any]:
+        priorities = self.priorities().cpu()
+        return {"priorities": priorities, "max_priority": self._max_priority.cpu(), "n_added": self.n_added}
+
+    def _load_priorities(self, state: dict[str, Any]) -> None:
+        self._new_tree()
+        priorities = state["priorities"].flatten().to(self.device, self._tree.dtype)
+        self._tree.fill(0, len(priorities), priorities)
+        self._max_priority = state["max_priority"].to(self.device, self._tree.dtype)
+        self.n_added, self._n_fresh = state["n_added"], 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        for name in ("_tree", "_max_priority", "_unchecked", "_arrived"):
+            state.pop(name, None)
+        return state | {"drawn": None if self.drawn is None else []}

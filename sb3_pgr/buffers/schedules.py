@@ -1,0 +1,25 @@
+"""Numbers that change while a buffer fills."""
+
+from collections.abc import Callable, Sequence
+
+Schedule = float | Sequence[float] | Callable[[int], float]
+
+
+def schedule_value(schedule: Schedule, n_added: int, name: str = "schedule") -> float:
+    """
+    The present value of a schedule.
+
+    :param schedule: a constant; ``(start, end, n_transitions)``, linear and then constant; or a function of the number
+        of transitions added so far
+    :param n_added: number of transitions added so far
+    :param name: what to call it in an error
+    :raises ValueError: if it is none of these
+    """
+    if callable(schedule):
+        return float(schedule(n_added))
+    if isinstance(schedule, int | float):
+        return float(schedule)
+    if len(schedule) != 3 or schedule[2] <= 0:
+        raise ValueError(f"{name}={schedule!r} must be a number, (start, end, n_transitions) or a function.")
+    start, end, n_transitions = schedule
+    return float(start + (end - start) * min(n_added / n_transitions, 1.0))
