@@ -1,4 +1,5 @@
 import copy
+import os
 import pickle
 
 import numpy as np
@@ -8,11 +9,12 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import DQN, SAC, TD3
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pgr.buffers import TensorReplayBuffer, sample_block
+from sb3_pgr.buffers.storage import RecordStorage
 
 OBS, ACT = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
 
@@ -155,11 +157,184 @@ def test_spaces_and_types(obs_space, action_space, dtypes):
     th.testing.assert_close(ours.actions, expected.actions, check_dtype=False)
 
 
-def test_refusals():
-    with pytest.raises(ValueError, match="DictReplayBuffer"):
-        TensorReplayBuffer(5, spaces.Dict({"a": OBS}), ACT)
-    with pytest.raises(ValueError, match="optimize_memory_usage"):
-        TensorReplayBuffer(5, OBS, ACT, optimize_memory_usage=True)
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(buffer_size=0), "buffer_size=0"),
+        (dict(n_envs=0), "n_envs=0"),
+        (dict(n_steps=0), "n_steps=0"),
+        (dict(n_steps=9), "n_steps=9 does not fit"),
+        (dict(storage="tape"), "storage='tape'"),
+        (dict(storage="disk", optimize_memory_usage=True), "optimize_memory_usage=True"),
+        (dict(storage="disk", device="meta"), "for device='cpu'"),
+        (dict(optimize_memory_usage=True, frame_stack={None: 2}), "frame_stack=2 does not divide"),
+    ],
+    ids=str,
+)
+def test_refusals(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        TensorReplayBuffer(**{"buffer_size": 5, "observation_space": OBS, "action_space": ACT, "device": "cpu"} | kwargs)
+
+
+def test_bad_calls():
+    buffer = TensorReplayBuffer(5, OBS, ACT, device="cpu")
+    for draw in (lambda: buffer.sample(2), lambda: buffer.sample_block(2, 2)):
+        with pytest.raises(ValueError, match="empty"):
+            draw()
+    with pytest.raises(ValueError, match=r"one length.*'rewards': 3"):
+        buffer.extend(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(3), np.zeros(2))
+    with pytest.raises(TypeError, match=r"expected \[\], got \['weight'\]"):
+        buffer.extend(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), np.zeros(2), extra={"weight": 1})
+    other = TensorReplayBuffer(5, spaces.Box(-1, 1, (40,)), ACT, device="cpu")
+    fill([buffer], 4)
+    with pytest.raises(ValueError, match="of shape"):
+        other.load_state_dict(buffer.state_dict())
+    fill([buffer], 4)
+    with pytest.raises(ValueError, match="5 rows, this one has room for 9"):
+        TensorReplayBuffer(9, OBS, ACT, device="cpu").load_state_dict(buffer.state_dict())
+
+
+def test_more_memory_than_there_is():
+    with pytest.raises(MemoryError, match="storage='disk'"):
+        TensorReplayBuffer(10**12, OBS, ACT, device="cpu")
+
+
+def dict_transitions(n, n_envs):
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        obs, next_obs = (
+            {"image": rng.integers(0, 255, (n_envs, 3, 8, 8), np.uint8), "goal": rng.integers(0, 4, n_envs)} for _ in range(2)
+        )
+        done = rng.random(n_envs) < 0.3
+        yield obs, next_obs, rng.uniform(-1, 1, (n_envs, 2)), rng.normal(size=n_envs), done, [{}] * n_envs
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_dict_observations_as_sb3(n_envs):
+    space = spaces.Dict({"image": spaces.Box(0, 255, (3, 8, 8), np.uint8), "goal": spaces.Discrete(4)})
+    buffers = [cls(20, space, ACT, device="cpu", n_envs=n_envs) for cls in (DictReplayBuffer, TensorReplayBuffer)]
+    for step in dict_transitions(12, n_envs):
+        for buffer in buffers:
+            buffer.add(*copy.deepcopy(step))
+    batches = []
+    for buffer in buffers:
+        np.random.seed(0)
+        batches.append(buffer.sample(30))
+    for theirs, ours in zip(*batches, strict=True):
+        for key in theirs if isinstance(theirs, dict) else [None]:
+            a, b = (theirs, ours) if key is None else (theirs[key], ours[key])
+            assert (a is None and b is None) or th.equal(a, b)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize("n", [6, 30])
+def test_n_steps_as_sb3(n, n_envs):
+    kwargs = dict(device="cpu", n_envs=n_envs, n_steps=3, gamma=0.9)
+    theirs, ours = NStepReplayBuffer(20, OBS, ACT, **kwargs), TensorReplayBuffer(20, OBS, ACT, **kwargs)
+    fill([theirs, ours], n, n_envs)
+    np.random.seed(0)
+    expected = theirs.sample(64)
+    np.random.seed(0)
+    for a, b in zip(ours.sample(64), expected, strict=True):
+        th.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_storage_of_a_device(n_envs):
+    """What happens on a GPU (rows collected on the host, growth by doubling), tried on the CPU."""
+    fields = {"obs": ((3,), np.dtype(np.float32)), "image": ((2, 2), np.dtype(np.uint8)), "scalar": ((), np.dtype(np.float64))}
+    plain = RecordStorage(fields, 3000, n_envs, th.device("cpu"))
+    staged = copy.copy(plain)
+    staged._on_host, staged._staged = False, []
+    staged._allocate(64)
+    rng = np.random.default_rng(0)
+    for row in [*range(700), *range(10), *range(700, 3000)]:
+        values = [rng.normal(size=(n_envs, 3)), rng.integers(0, 255, (n_envs, 2, 2)), rng.normal(size=n_envs)]
+        for storage in (plain, staged):
+            storage.write_row(row, values)
+        if row == 5:
+            assert th.equal(staged.field("obs")[:6], plain.field("obs")[:6])
+    index = th.randint(3000 * n_envs, (500,))
+    for name, expected in plain.gather(index).items():
+        assert th.equal(staged.gather(index)[name], expected)
+        assert expected.dtype == th.from_numpy(np.zeros(0, fields[name][1])).dtype
+
+
+@pytest.mark.parametrize("storage", ["disk", "memory"])
+def test_kinds_of_storage(storage, tmp_path):
+    buffer = TensorReplayBuffer(50, OBS, ACT, device="cpu", storage=storage, storage_dir=tmp_path)
+    fill([buffer], 70)
+    loaded = pickle.loads(pickle.dumps(buffer))
+    assert th.equal(loaded.observations, buffer.observations)
+    assert isinstance(buffer._storage._host, np.memmap) == isinstance(loaded._storage._host, np.memmap) == (storage == "disk")
+
+
+def test_disk_storage_names_a_missing_folder():
+    with pytest.raises(MemoryError, match="No such file"):
+        TensorReplayBuffer(50, OBS, ACT, device="cpu", storage="disk", storage_dir="/no/such/folder")
+
+
+def test_chosen_types():
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Box(-1, 1, (2,))})
+    buffer = TensorReplayBuffer(5, space, ACT, device="cpu", obs_dtype={"a": np.float16}, action_dtype=np.float64)
+    row = {"a": np.ones((1, 3)), "b": np.ones((1, 2))}
+    buffer.add(row, row, np.ones((1, 2)), np.ones(1), np.zeros(1))
+    batch = buffer.sample(2)
+    types = batch.observations["a"].dtype, batch.next_observations["b"].dtype, batch.actions.dtype
+    assert types == (th.float16, th.float32, th.float64)
+
+
+def test_from_shapes():
+    buffer = TensorReplayBuffer.from_shapes(
+        10, {"image": (3, 4, 4), "state": (2,)}, (1,), {"image": np.uint8, "state": np.float32}, np.int64, device="cpu"
+    )
+    row = {"image": th.full((1, 3, 4, 4), 7, dtype=th.uint8), "state": th.ones(1, 2)}
+    buffer.add(row, row, th.tensor([[3]]), th.tensor([1.0]), th.tensor([True]), timeouts=th.tensor([True]))
+    batch = buffer.sample(4)
+    assert batch.observations["image"].dtype == th.uint8 and (batch.observations["image"] == 7).all()
+    assert batch.actions.dtype == th.int64 and (batch.actions == 3).all()
+    assert (batch.dones == 0).all() and (batch.rewards == 1).all()
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_empty_buffer_costs_nothing(shared):
+    before = resident_bytes()
+    space = spaces.Box(0, 255, (3, 64, 64), np.uint8)
+    buffer = TensorReplayBuffer(100_000, space, ACT, device="cpu", optimize_memory_usage=shared)
+    assert buffer.nbytes > 10**9
+    assert resident_bytes() - before < 50e6
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_memory_of_shared_frames(stack):
+    """At most 55 % of what SB3's DictReplayBuffer reserves for the same data."""
+    space = spaces.Dict({"image": spaces.Box(0, 255, (3 * stack, 32, 32), np.uint8)})
+    theirs = DictReplayBuffer(2000, space, ACT, device="cpu")
+    ours = TensorReplayBuffer(2000, space, ACT, device="cpu", optimize_memory_usage=True, frame_stack=stack)
+    rng = np.random.default_rng(0)
+    for i in range(4000):
+        done = i % 250 == 249
+        if i % 250 == 0:
+            obs = np.tile(rng.integers(0, 255, (1, 3, 32, 32), np.uint8), (1, stack, 1, 1))
+        next_obs = np.concatenate([obs[:, 3:], rng.integers(0, 255, (1, 3, 32, 32), np.uint8)], 1)
+        row = {"image": obs}, {"image": next_obs}, np.zeros((1, 2)), np.ones(1), np.array([done]), [{}]
+        theirs.add(*row)
+        ours.add(*row)
+        obs = next_obs
+    reserved = sum(array.nbytes for array in (theirs.observations["image"], theirs.next_observations["image"], theirs.actions))
+    assert ours.nbytes < 0.55 * reserved / stack * (1 if stack == 1 else 1.1)
+    np.random.seed(0)
+    expected = theirs.sample(100)
+    np.random.seed(0)
+    sampled = ours.sample(100)
+    assert th.equal(sampled.observations["image"], expected.observations["image"])
+    assert th.equal(sampled.next_observations["image"], expected.next_observations["image"])
 
 
 @pytest.mark.parametrize("normalize", [False, True])

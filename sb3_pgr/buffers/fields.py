@@ -55,6 +55,12 @@ def space_from_shape(shape: Shape | Mapping[str, Shape], dtype: Any = np.float32
     return spaces.Box(limits.min, limits.max, tuple(shape), dtype)
 
 
+def action_field(space: spaces.Space, action_dim: int, dtype: Any = None) -> FieldType:
+    """Shape and type of a stored action: floats as float32, others as int64."""
+    floating = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    return (action_dim,), np.dtype(dtype or (np.float32 if floating else np.int64))
+
+
 def as_array(value: Any) -> np.ndarray:
     """An array of what may be a tensor on any device."""
     return value.detach().cpu().numpy() if isinstance(value, th.Tensor) else np.asarray(value)

@@ -11,7 +11,16 @@ from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 from torch.utils._pytree import tree_map_only
 
-from sb3_pgr.buffers.fields import FieldType, FromShapes, as_array, field_name, observation_field, observation_keys, of_key
+from sb3_pgr.buffers.fields import (
+    FieldType,
+    FromShapes,
+    action_field,
+    as_array,
+    field_name,
+    observation_field,
+    observation_keys,
+    of_key,
+)
 from sb3_pgr.buffers.gae import generalized_advantages
 from sb3_pgr.buffers.storage import RecordStorage
 
@@ -57,8 +66,7 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         fields: dict[str, FieldType] = {
             field_name(_OBS, key): observation_field(observation_space, self.obs_shape, key, obs_dtype) for key in self._keys
         }
-        action_type = np.float32 if isinstance(action_space, spaces.Box) else np.int64
-        fields["actions"] = ((self.action_dim,), np.dtype(action_type))
+        fields["actions"] = action_field(action_space, self.action_dim)
         fields["rewards"] = fields["episode_starts"] = ((), np.dtype(np.float32))
         self._storage = RecordStorage(fields, buffer_size, n_envs, self.device)
         self._estimates = th.zeros(buffer_size, n_envs, 4, device=self.device)

@@ -105,7 +105,7 @@ class RecordStorage:
         if self._on_host:
             slot = row
         else:
-            if len(self._staged) == _STAGED_ROWS:
+            if len(self._staged) == min(_STAGED_ROWS, self.rows):  # no row may be there twice
                 self.flush()
             slot = len(self._staged)
             self._staged.append(row)
@@ -155,6 +155,7 @@ class RecordStorage:
             batch.update(zip(names, records.view(dtype).split_with_sizes(widths, 1)))
         for name, shape in self._shaped:
             batch[name] = batch[name].unflatten(1, shape)
+        batch.pop("", None)
         return batch
 
     def _field(self, records: th.Tensor, name: str) -> th.Tensor:

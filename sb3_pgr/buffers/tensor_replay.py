@@ -14,7 +14,16 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map_only
 
-from sb3_pgr.buffers.fields import FieldType, FromShapes, as_array, field_name, observation_field, observation_keys, of_key
+from sb3_pgr.buffers.fields import (
+    FieldType,
+    FromShapes,
+    action_field,
+    as_array,
+    field_name,
+    observation_field,
+    observation_keys,
+    of_key,
+)
 from sb3_pgr.buffers.frames import FrameRing
 from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
 from sb3_pgr.buffers.storage import RecordStorage
@@ -47,7 +56,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     :param gamma: discount of n-step returns
     :param obs_dtype: numpy type of stored observations (or a mapping from key to type); by default float32 for
         floating observations and the space's own type for others (images stay uint8)
-    :param action_dtype: numpy type of stored actions; by default float32 for ``Box``, otherwise int64
+    :param action_dtype: numpy type of stored actions; by default float32 for floating ``Box``, otherwise int64
     :param frame_stack: with ``optimize_memory_usage``: number of frames that are stacked in an observation, along the
         channel axis (or a mapping from key to number; images only, if it is a number)
     :param storage: ``"memory"``, ``"pinned"`` or ``"disk"`` (memory-mapped; for buffers larger than memory)
@@ -103,8 +112,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
                 fields[name] = ((2,), np.dtype(np.int64))
             else:
                 fields[name] = fields[next_name] = (shape, dtype)
-        default_type = np.float32 if isinstance(action_space, spaces.Box) else np.int64
-        fields["actions"] = ((self.action_dim,), np.dtype(action_dtype or default_type))
+        fields["actions"] = action_field(action_space, self.action_dim, action_dtype)
         for scalar in ("rewards", "dones", "timeouts"):
             fields[scalar] = ((), np.dtype(np.float32))
         self._extra = self._extra_fields()
