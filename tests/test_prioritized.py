@@ -178,7 +178,9 @@ def test_n_steps_and_normalisation():
 # With algorithms
 
 
-@pytest.mark.parametrize("algo, env_id", [(DQN, "CartPole-v1"), (SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (DDPG, "Pendulum-v1")])
+@pytest.mark.parametrize(
+    "algo, env_id", [(DQN, "CartPole-v1"), (SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (DDPG, "Pendulum-v1")]
+)
 def test_with_unmodified_sb3(algo, env_id):
     """After training, the priorities of the rows that were drawn last are their TD errors, computed here anew."""
     model = algo(
