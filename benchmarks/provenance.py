@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("sb3_pgr", "torch", "stable_baselines3", "gymnasium", "mujoco", "dm_control", "numpy", "sbx-rl", "jax")
+PACKAGES = (
+    "sb3_pgr",
+    "torch",
+    "stable_baselines3",
+    "gymnasium",
+    "mujoco",
+    "dm_control",
+    "numpy",
+    "sbx-rl",
+    "jax",
+    "torchrl",
+    "cpprb",
+)
 
 
 def provenance(seeds: Sequence[int] = ()) -> dict[str, Any]:

@@ -179,5 +179,5 @@ def test_refusals(shares, sources, message):
 
 def test_a_checkpoint_with_a_source_that_is_missing():
     saved = mixture({"online": 1, "demos": 1}, {"demos": filled(1)}).state_dict()
-    with pytest.raises(ValueError, match="demos.*set_source"):
+    with pytest.raises(ValueError, match=r"demos.*set_source"):
         mixture({"online": 1, "demos": 1}).load_state_dict(saved)

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pgr import REDQ
 from sb3_pgr.buffers import PrioritizedReplayBuffer, PrioritizedReplayCallback, TensorReplayBuffer
 from sb3_pgr.buffers.prioritized_callback import td_error_function
-from sb3_pgr.buffers.sum_tree import SumTree
+from sb3_pgr.buffers.sum_tree import WIDTH, SumTree
 
 OBS, ACT = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
 
@@ -33,26 +33,26 @@ def fill(buffer, n, start=0):
 
 
 @settings(max_examples=40, deadline=None)
-@given(size=st.sampled_from([1, 5, 31, 33, 1025, 40_000]), seed=st.integers(0, 1000))
+@given(size=st.sampled_from([1, 5, 63, 65, 16_385, 100_000]), seed=st.integers(0, 1000))
 def test_sums(size, seed):
     rng = np.random.default_rng(seed)
-    tree, leaves = SumTree(size), np.zeros(size)
+    tree, leaves = SumTree(size), np.zeros(size, np.float32)
     for _ in range(5):
         index = rng.integers(0, size, 20)
-        values = rng.random(size)[index]  # equal for equal indices
+        values = rng.random(size, np.float32)[index]  # equal for equal indices
         tree.update(th.as_tensor(index), th.as_tensor(values))
         leaves[index] = values
         start, stop = sorted(rng.integers(0, size + 1, 2))
         tree.fill(start, stop, 0.25)
         leaves[start:stop] = 0.25
     np.testing.assert_array_equal(tree.leaves.numpy(), leaves)
-    assert tree.total().item() == pytest.approx(leaves.sum(), rel=1e-12)
+    assert tree.total().item() == pytest.approx(leaves.sum(dtype=np.float64), rel=1e-6)
     for children, parents in zip(tree._levels[:-1], tree._levels[1:], strict=True):
-        sums = children.view(-1, 32).sum(1)
-        np.testing.assert_allclose(parents[: len(sums)].numpy(), sums.numpy(), rtol=1e-12)
+        sums = children.view(-1, WIDTH).sum(1)
+        np.testing.assert_allclose(parents[: len(sums)].numpy(), sums.numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [10, 3000, 40_000])
+@pytest.mark.parametrize("size", [10, 3000, 60_000])
 def test_draws_follow_the_leaves(size):
     rng = np.random.default_rng(0)
     leaves = rng.random(size) ** 3 * (rng.random(size) < 0.7)
@@ -74,8 +74,7 @@ def test_draws_are_stratified():
     tree = SumTree(1000)
     tree.fill(0, 1000, 1.0)
     drawn = tree.sample(1000, th.Generator().manual_seed(0)).sort().values
-    # Of each thousandth one, as far as the levels below the top (32 leaves a node) leave it.
-    assert ((drawn // 32).bincount(minlength=32)[:31] - 32).abs().max() <= 1
+    assert (drawn == th.arange(1000)).float().mean() > 0.99  # of each thousandth one, but for rounding
 
 
 @pytest.mark.parametrize("block", [False, True])

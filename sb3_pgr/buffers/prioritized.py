@@ -47,8 +47,8 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
 
     def _new_tree(self) -> None:
         self._tree = SumTree(self.buffer_size * self.n_envs, self.device)
-        self._max_priority = th.ones((), dtype=self._tree.dtype, device=self.device)
-        self._unchecked: tuple[th.Tensor, ...] | None = None
+        self._max_priority = th.ones((), device=self.device)
+        self._unchecked: tuple[Any, ...] | None = None
 
     def remember_draws(self) -> None:
         """Collect the indices of every batch in ``drawn``, for someone who knows the errors only later."""
@@ -96,14 +96,14 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         self._check_not_empty()
         self._flush()
         batch_size, batches = shape[-1], shape[0] if len(shape) > 1 else 1
-        index = self._tree.sample(batch_size, self.generator, batches).view(shape)
-        probability = self._tree.leaves[index] / self._tree.total()
+        index = self._tree.sample(batch_size, self.generator, batches)
+        priorities, index = self._tree.leaves.index_select(0, index).view(shape), index.view(shape)
+        # (N P)^-beta over the largest of the batch: number of rows and total cancel.
         beta = schedule_value(self.beta, self.n_added, "beta")
-        weights = (self.size() * self.n_envs * probability).pow(-beta)
-        weights = (weights / weights.amax(-1, keepdim=True)).float().unsqueeze(-1)
+        weights = (priorities / priorities.amin(-1, keepdim=True)).pow(-beta).unsqueeze(-1)
         if self.drawn is not None:
             self.drawn.append(index)
-        return WeightedSamples(**self.rows(index, env)._asdict(), weights=weights, indices=index)
+        return WeightedSamples(*self.rows(index, env), weights, index)
 
     def update_priorities(self, indices: th.Tensor, priorities: th.Tensor) -> None:
         """
@@ -115,38 +115,40 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
             answer would stall it, at the following call. These rows keep the largest priority
         """
         indices = th.as_tensor(indices, device=self.device).flatten()
-        priorities = th.as_tensor(priorities, device=self.device).detach().to(self._tree.dtype).flatten()
-        self._raise_unchecked()
-        good = (priorities >= 0) & priorities.isfinite()
-        self._check_later(good, indices, priorities)
+        priorities = th.as_tensor(priorities, dtype=th.float32, device=self.device).detach().flatten()
         raised = (priorities + self.epsilon).pow(self.alpha)
-        raised = th.where(good, raised, self._max_priority)
+        if self.device.type == "cuda":
+            self._check_later(indices, priorities)
+            good = (priorities >= 0) & priorities.isfinite()
+            raised = th.where(good, raised, self._max_priority)
+        else:
+            self._check(indices, priorities)
         self._flush()
-        self._max_priority = th.maximum(self._max_priority, raised.max())
+        self._max_priority = th.maximum(self._max_priority, raised.amax())
         self._tree.update(indices, raised)
 
-    def _check_later(self, good: th.Tensor, indices: th.Tensor, priorities: th.Tensor) -> None:
-        if self.device.type != "cuda":
-            self._unchecked = good, indices, priorities
-            self._raise_unchecked()
+    def _check(self, indices: th.Tensor, priorities: th.Tensor) -> None:
+        low, high = priorities.aminmax()  # NaN if there is one
+        if low.item() >= 0 and high.item() < float("inf"):
             return
-        checks = tuple(value.to("cpu", non_blocking=True) for value in (good, indices, priorities))
-        self._unchecked = checks
-        self._arrived = th.cuda.Event()
-        self._arrived.record()
+        bad = ~((priorities >= 0) & priorities.isfinite())
+        rows = [(int(i // self.n_envs), int(i % self.n_envs)) for i in indices[bad][:10]]
+        raise ValueError(
+            f"Priorities must be finite and not negative. {int(bad.sum())} are not; (row, environment) of the "
+            f"first: {rows}, with priorities {priorities[bad][:10].tolist()}."
+        )
 
-    def _raise_unchecked(self) -> None:
-        if self._unchecked is None:
-            return
-        if self.device.type == "cuda":
-            self._arrived.synchronize()
-        (good, indices, priorities), self._unchecked = self._unchecked, None
-        if not bool(good.all()):
-            rows = [(int(i // self.n_envs), int(i % self.n_envs)) for i in indices[~good][:10]]
-            raise ValueError(
-                f"Priorities must be finite and not negative. {int((~good).sum())} are not; (row, environment) of the "
-                f"first: {rows}, with priorities {priorities[~good][:10].tolist()}."
-            )
+    def _check_later(self, indices: th.Tensor, priorities: th.Tensor) -> None:
+        """Check what the last call left on its way to the host, and send this call's."""
+        if self._unchecked is not None:
+            arrived, *unchecked = self._unchecked
+            arrived.synchronize()
+            self._unchecked = None
+            self._check(*unchecked)
+        copies = [value.to("cpu", non_blocking=True) for value in (indices, priorities)]
+        event = th.cuda.Event()
+        event.record()
+        self._unchecked = (event, *copies)
 
     def _move(self, device: th.device) -> None:
         state = self._priority_state()
@@ -166,13 +168,13 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
 
     def _load_priorities(self, state: dict[str, Any]) -> None:
         self._new_tree()
-        priorities = state["priorities"].flatten().to(self.device, self._tree.dtype)
+        priorities = state["priorities"].flatten().to(self.device)
         self._tree.fill(0, len(priorities), priorities)
-        self._max_priority = state["max_priority"].to(self.device, self._tree.dtype)
+        self._max_priority = state["max_priority"].to(self.device)
         self.n_added, self._n_fresh = state["n_added"], 0
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        for name in ("_tree", "_max_priority", "_unchecked", "_arrived"):
-            state.pop(name, None)
+        for name in ("_tree", "_max_priority", "_unchecked"):
+            del state[name]
         return state | {"drawn": None if self.drawn is None else []}

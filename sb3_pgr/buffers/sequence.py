@@ -182,7 +182,7 @@ class SequenceReplayBuffer(TensorReplayBuffer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._clear()
-        self._tree.fill(0, len(state["starts"]), state["starts"].to(self.device, self._tree.dtype))
+        self._tree.fill(0, len(state["starts"]), state["starts"].to(self.device).float())
         self._time, self._episode_start = state["time"], state["episode_start"].numpy().copy()
 
     def __getstate__(self) -> dict[str, Any]:

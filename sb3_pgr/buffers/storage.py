@@ -102,9 +102,8 @@ class RecordStorage:
 
     def write_row(self, row: int, values: Sequence[Any]) -> None:
         """Write one row, one array ``(n_envs, *shape)`` a field, in the fields' order."""
-        if self._on_host:
-            slot = row
-        else:
+        slot = row
+        if not self._on_host:
             if len(self._staged) == min(_STAGED_ROWS, self.rows):  # no row may be there twice
                 self.flush()
             slot = len(self._staged)

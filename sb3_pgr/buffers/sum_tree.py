@@ -1,17 +1,20 @@
 """Sums over many numbers, for drawing an index in proportion to its number."""
 
+import numpy as np
 import torch as th
 
-WIDTH = 32
-_TOP = 1024
+_SHIFT = 6
+WIDTH = 2**_SHIFT
+_TOP = 2**14  # searched as a whole
 # Uniform numbers are scaled by this, so that rounding never lifts a target to the total itself.
-_BELOW_ONE = {th.float64: 1 - 2.0**-40, th.float32: 1 - 2.0**-20}
+_BELOW_ONE = 1 - 2.0**-20
 
 
 class SumTree:
     """
-    A tree of sums with 32 children a node: a million leaves are three levels, and every operation is a handful of
-    tensor operations on a whole batch, on any device.
+    A tree of sums with 64 children a node and a wide top: a million leaves are two levels, and every operation is a
+    handful of tensor operations on a whole batch, on any device. Numbers are float32, the running sum over the top is
+    wider.
 
     :param size: number of leaves, all zero at first
     :param device: where the tree lives
@@ -19,12 +22,13 @@ class SumTree:
 
     def __init__(self, size: int, device: th.device | str = "cpu"):
         self.size, self.device = size, th.device(device)
-        self.dtype = th.float32 if self.device.type == "mps" else th.float64
+        self._wide = th.float32 if self.device.type == "mps" else th.float64
+        self._strata = th.empty(0)
         self._levels: list[th.Tensor] = []  # leaves first; each level is padded to whole nodes
         n = size
         while True:
             n_nodes = -(-n // WIDTH)
-            self._levels.append(th.zeros(n_nodes * WIDTH, dtype=self.dtype, device=self.device))
+            self._levels.append(_zeros(n_nodes * WIDTH, self.device))
             if len(self._levels[-1]) <= _TOP:
                 break
             n = n_nodes
@@ -36,16 +40,16 @@ class SumTree:
 
     def total(self) -> th.Tensor:
         """Sum of all leaves, as a tensor without axes."""
-        return self._levels[-1].sum()
+        return self._levels[-1].sum(dtype=self._wide)
 
     def update(self, index: th.Tensor, value: th.Tensor) -> None:
         """Set leaves ``index`` ``(n,)`` to ``value`` ``(n,)``, not negative; of an index given twice either value stays."""
-        self._levels[0][index] = value.to(self.dtype)
+        self._levels[0].index_copy_(0, index, value.float())
         node = index
         for children, parents in zip(self._levels[:-1], self._levels[1:], strict=True):
-            node = node // WIDTH
+            node = node >> _SHIFT
             # Recomputed from the children, not adjusted by the change: sums do not drift.
-            parents[node] = children.view(-1, WIDTH).index_select(0, node).sum(1)
+            parents.index_copy_(0, node, children.view(-1, WIDTH).index_select(0, node).sum(1))
 
     def fill(self, start: int, stop: int, value: th.Tensor | float) -> None:
         """Set the leaves from ``start`` to ``stop`` to ``value``, a number or ``(stop - start,)``."""
@@ -69,14 +73,21 @@ class SumTree:
         :return: ``(batches * n,)``, batch after batch. If all leaves are zero, anything
         """
         count = batches * n
-        uniform = th.rand((len(self._levels), count), generator=generator, dtype=self.dtype, device=self.device)
-        uniform = uniform * _BELOW_ONE[self.dtype]
-        strata = (uniform[0].view(batches, n) + th.arange(n, device=self.device)).flatten() / n
-        sums = self._levels[-1].cumsum(0)
-        index = th.searchsorted(sums, strata * sums[-1], right=True).clamp_(max=len(sums) - 1)
+        if len(self._strata) != n:
+            self._strata = th.arange(n, dtype=self._wide, device=self.device)
+        uniform = th.rand((len(self._levels), count, 1), generator=generator, device=self.device).mul_(_BELOW_ONE)
+        sums = self._levels[-1].cumsum(0, dtype=self._wide)
+        target = uniform[0].view(batches, n).add(self._strata).mul_(sums[-1] / n).flatten()
+        index = th.searchsorted(sums, target, right=True).clamp_(max=len(sums) - 1)
         # A new number for every level: one alone has not the digits for a fair choice among millions.
         for level, number in zip(self._levels[-2::-1], uniform[1:], strict=True):
             sums = level.view(-1, WIDTH).index_select(0, index).cumsum(1)
-            child = th.searchsorted(sums, number.unsqueeze(1) * sums[:, -1:], right=True).squeeze(1)
-            index = index * WIDTH + child.clamp_(max=WIDTH - 1)
+            child = th.searchsorted(sums, number * sums[:, -1:], right=True).squeeze(1)
+            index = child.clamp_(max=WIDTH - 1).add_(index, alpha=WIDTH)
         return index
+
+
+def _zeros(n: int, device: th.device) -> th.Tensor:
+    if device.type == "cpu":  # numpy asks for large pages, which random access gains from
+        return th.from_numpy(np.zeros(n, np.float32))
+    return th.zeros(n, device=device)

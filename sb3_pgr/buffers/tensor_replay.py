@@ -112,9 +112,12 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
                 fields[name] = ((2,), np.dtype(np.int64))
             else:
                 fields[name] = fields[next_name] = (shape, dtype)
+        self._action_row = (n_envs, self.action_dim)
         fields["actions"] = action_field(action_space, self.action_dim, action_dtype)
         for scalar in ("rewards", "dones", "timeouts"):
             fields[scalar] = ((), np.dtype(np.float32))
+        # Shape of a row of array observations that lie in their record as they come.
+        self._plain_row = self._names[None][2] if None in self._keys and not self._rings else None
         self._extra = self._extra_fields()
         fields |= self._extra
         self._storage = RecordStorage(fields, self.buffer_size, n_envs, self.device, storage, storage_dir)
@@ -207,20 +210,28 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         :param timeouts: ``(n_envs,)``, in place of ``infos``
         :param extra: for buffers with further fields, their values
         """
-        if timeouts is None and infos is not None and self.handle_timeout_termination:
-            timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
-        if isinstance(action, th.Tensor):  # from the device: do not go through the host
-            step = [_one_row(value) for value in (obs, next_obs, action, reward, done, timeouts, extra)]
-            self.extend(step[0], step[1], step[2], step[3], step[4], None, step[5], step[6])
-            return
-        values = [np.asarray(action).reshape(self.n_envs, self.action_dim), reward, done, 0 if timeouts is None else timeouts]
-        if self._extra or extra:
-            values += self._extra_values(extra).values()
-        if self._keys == (None,):
-            self._storage.write_row(self.pos, self._observation_fields(None, obs, next_obs) + values)
+        if timeouts is None:
+            timeouts = 0
+            if infos is not None and self.handle_timeout_termination:
+                timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
+        if type(action) is not np.ndarray:
+            if isinstance(action, th.Tensor):  # from the device: do not go through the host
+                timeouts = np.broadcast_to(timeouts, self.n_envs)
+                step = [_one_row(value) for value in (obs, next_obs, action, reward, done, timeouts, extra)]
+                self.extend(step[0], step[1], step[2], step[3], step[4], None, step[5], step[6])
+                return
+            action = np.asarray(action)
+        action = action.reshape(self._action_row)
+        if self._plain_row is not None and type(obs) is np.ndarray:  # what is added most is added fastest
+            row = [obs.reshape(self._plain_row), next_obs.reshape(self._plain_row), action, reward, done, timeouts]
+        elif None in self._keys:
+            row = [*self._observation_fields(None, obs, next_obs), action, reward, done, timeouts]
         else:
-            pairs = [self._observation_fields(key, obs[key], next_obs[key]) for key in self._keys]
-            self._storage.write_row(self.pos, [field for pair in pairs for field in pair] + values)
+            row = [field for key in self._keys for field in self._observation_fields(key, obs[key], next_obs[key])]
+            row += (action, reward, done, timeouts)
+        if self._extra or extra:
+            row += self._extra_values(extra).values()
+        self._storage.write_row(self.pos, row)
         self._advance(1, done)
 
     def _extra_values(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
