@@ -14,11 +14,17 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr import REDQ
+from sb3_pgr import REDQ, MixtureReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayCallback, TensorReplayBuffer
 from sb3_pgr.common.callbacks import ResumableCheckpoint
 from sb3_pgr.common.checkpoint import CheckpointError, _verify, latest_checkpoint, load_checkpoint, save_checkpoint
 
 STEPS, SAVE_FREQ = 600, 40
+SAC_BUFFERS = {
+    "sac": (None, {}),
+    "sac-prioritized": (PrioritizedReplayBuffer, {}),
+    "sac-mixture": (MixtureReplayBuffer, dict(shares={"online": 1, "demos": 1})),
+    "sac-shared": (TensorReplayBuffer, {}),
+}
 SMALL = dict(net_arch=[16, 16])
 
 
@@ -37,8 +43,13 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
     if algo == "simba":
         kwargs = dict(actor_hidden_dim=16, critic_hidden_dim=16, critic_blocks=1)
         return REDQ("SimbaPolicy", env, learning_starts=100, gradient_steps=2, n_critics=2, policy_kwargs=kwargs, seed=seed)
-    if algo == "sac":
-        return SAC("MlpPolicy", env, learning_starts=100, buffer_size=500, policy_kwargs=SMALL, seed=seed)
+    if algo == "redq-prioritized":
+        kwargs = dict(replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(n_steps=2))
+        return REDQ("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **kwargs)
+    if algo in SAC_BUFFERS:
+        kwargs = dict(replay_buffer_class=SAC_BUFFERS[algo][0], replay_buffer_kwargs=SAC_BUFFERS[algo][1])
+        kwargs["optimize_memory_usage"] = algo == "sac-shared"
+        return SAC("MlpPolicy", env, learning_starts=100, buffer_size=300, policy_kwargs=SMALL, seed=seed, **kwargs)
     if algo == "sde":
         return SAC("MlpPolicy", env, learning_starts=100, buffer_size=500, use_sde=True, policy_kwargs=SMALL, seed=seed)
     if algo == "dqn":
@@ -53,7 +64,8 @@ def train(folder: Path, kwargs: dict, stop_at: int | None = None) -> None:
     callback = ResumableCheckpoint(folder, SAVE_FREQ, keep=2, patience=0, resume_from=resume_from)
     if resume_from is not None:
         callback.restore(model)
-    model.learn(STEPS - model.num_timesteps, callback=callback, reset_num_timesteps=resume_from is None)
+    callbacks = [callback, PrioritizedReplayCallback()] if kwargs.get("algo") == "sac-prioritized" else [callback]
+    model.learn(STEPS - model.num_timesteps, callback=callbacks, reset_num_timesteps=resume_from is None)
     state = {name: value for name, value in model.policy.state_dict().items()}
     state["optimizers"] = [
         tensor
@@ -132,7 +144,8 @@ def test_killed_at_twenty_random_moments(tmp_path):
         dict(algo="redq", normalize=True),
         dict(algo="droq"),
         dict(algo="simba"),
-        dict(algo="sac"),
+        dict(algo="redq-prioritized"),
+        *(dict(algo=algo) for algo in SAC_BUFFERS),
         dict(algo="sde"),
         dict(algo="dqn"),
         dict(algo="ppo", n_envs=2),

@@ -52,7 +52,8 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
 
     def remember_draws(self) -> None:
         """Collect the indices of every batch in ``drawn``, for someone who knows the errors only later."""
-        self.drawn = []
+        if self.drawn is None:
+            self.drawn = []
 
     def _advance(self, count: int, done: Any) -> None:
         super()._advance(count, done)
@@ -103,7 +104,17 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         weights = (priorities / priorities.amin(-1, keepdim=True)).pow(-beta).unsqueeze(-1)
         if self.drawn is not None:
             self.drawn.append(index)
-        return WeightedSamples(*self.rows(index, env), weights, index)
+        rows = self.rows(index, env)
+        return WeightedSamples(
+            rows.observations,
+            rows.actions,
+            rows.next_observations,
+            rows.dones,
+            rows.rewards,
+            rows.discounts,
+            weights,
+            index,
+        )
 
     def update_priorities(self, indices: th.Tensor, priorities: th.Tensor) -> None:
         """
@@ -164,7 +175,9 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
 
     def _priority_state(self) -> dict[str, Any]:
         priorities = self.priorities().cpu()
-        return {"priorities": priorities, "max_priority": self._max_priority.cpu(), "n_added": self.n_added}
+        drawn = None if self.drawn is None else [index.cpu() for index in self.drawn]
+        max_priority = self._max_priority.cpu()
+        return {"priorities": priorities, "max_priority": max_priority, "n_added": self.n_added, "drawn": drawn}
 
     def _load_priorities(self, state: dict[str, Any]) -> None:
         self._new_tree()
@@ -172,9 +185,10 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         self._tree.fill(0, len(priorities), priorities)
         self._max_priority = state["max_priority"].to(self.device)
         self.n_added, self._n_fresh = state["n_added"], 0
+        self.drawn = None if state["drawn"] is None else [index.to(self.device) for index in state["drawn"]]
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         for name in ("_tree", "_max_priority", "_unchecked"):
             del state[name]
-        return state | {"drawn": None if self.drawn is None else []}
+        return state

@@ -1,6 +1,5 @@
 """Rollouts held as torch tensors, for on-policy learning."""
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
-from torch.utils._pytree import tree_map_only
 
 from sb3_pgr.buffers.fields import (
     FieldType,
@@ -167,8 +165,7 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         for chunk in index.split(at_once):
             samples = self._rows(chunk)
             for start in range(0, len(chunk), batch_size):
-                part = slice(start, start + batch_size)
-                yield tree_map_only(th.Tensor, operator.itemgetter(part), samples) if len(chunk) > batch_size else samples
+                yield _part(samples, slice(start, start + batch_size))
 
     def _rows(self, index: th.Tensor) -> Any:
         record, estimates = self._storage.gather(index), self._estimates.flatten(0, 1).index_select(0, index)
@@ -177,3 +174,10 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         if None in observations:
             return RolloutBufferSamples(observations[None], *rest)
         return DictRolloutBufferSamples(observations, *rest)
+
+
+def _part(samples: Any, rows: slice) -> Any:
+    def of(value: Any) -> Any:
+        return {key: item[rows] for key, item in value.items()} if isinstance(value, dict) else value[rows]
+
+    return type(samples)(*map(of, samples))
