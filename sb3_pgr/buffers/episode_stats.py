@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_pgr.buffers.fields import check_counts
+
 Metric = Callable[[float, Mapping[str, Any]], float]
 
 TERMINATED, TRUNCATED = "terminated", "truncated"
@@ -39,8 +41,7 @@ class EpisodeStats:
         metrics: Mapping[str, Metric] | None = None,
         reason_key: str = "termination_reason",
     ):
-        if n_envs < 1 or window < 1:
-            raise ValueError(f"n_envs={n_envs} and window={window} must be at least 1.")
+        check_counts(n_envs=n_envs, window=window)
         self.n_envs, self.window, self.reason_key = n_envs, window, reason_key
         self.metrics: dict[str, Metric] = {key: partial(_from_info, key) for key in info_keys} | dict(metrics or {})
         reserved = {"return", "length"} & self.metrics.keys()

@@ -16,6 +16,25 @@ def observation_keys(obs_shape: Shape | Mapping[str, Shape]) -> tuple[Any, ...]:
     return tuple(obs_shape) if isinstance(obs_shape, Mapping) else (None,)
 
 
+def check_counts(**counts: Any) -> None:
+    """
+    :raises ValueError: naming an argument that is not a whole number of at least 1
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+
+
+def check_keys(keys: tuple[Any, ...], **arguments: Any) -> None:
+    """
+    :raises ValueError: naming an argument that is given for keys that the observations do not have
+    """
+    for name, argument in arguments.items():
+        unknown = set(argument) - set(keys) if isinstance(argument, Mapping) else set()
+        if unknown:
+            raise ValueError(f"{name} is given for {sorted(map(str, unknown))}, but observations have {list(keys)}.")
+
+
 def of_key(argument: Any, key: str | None) -> Any:
     """What an argument says about one key: it may be a mapping or hold for all."""
     return argument.get(key) if isinstance(argument, Mapping) else argument
@@ -36,7 +55,7 @@ def observation_field(space: spaces.Space, obs_shape: Shape | Mapping[str, Shape
     if wanted is None:
         wanted = space.dtype if key is None else space[key].dtype  # type: ignore[index]
         wanted = np.float32 if np.issubdtype(wanted, np.floating) else wanted
-    return of_key(obs_shape, key), np.dtype(wanted)
+    return of_key(obs_shape, key), _numpy_type(wanted)
 
 
 def space_from_shape(shape: Shape | Mapping[str, Shape], dtype: Any = np.float32) -> spaces.Space:
@@ -58,7 +77,14 @@ def space_from_shape(shape: Shape | Mapping[str, Shape], dtype: Any = np.float32
 def action_field(space: spaces.Space, action_dim: int, dtype: Any = None) -> FieldType:
     """Shape and type of a stored action: floats as float32, others as int64."""
     floating = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    return (action_dim,), np.dtype(dtype or (np.float32 if floating else np.int64))
+    return (action_dim,), _numpy_type(dtype or (np.float32 if floating else np.int64))
+
+
+def _numpy_type(wanted: Any) -> np.dtype[Any]:
+    try:
+        return np.dtype(wanted)
+    except TypeError:
+        raise ValueError(f"{wanted!r} is not a numpy type.") from None
 
 
 def as_array(value: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr.buffers.fields import FromShapes
+from sb3_pgr.buffers.fields import FromShapes, check_counts
 from sb3_pgr.buffers.samples import WeightedSamples
 from sb3_pgr.buffers.schedules import Schedule, schedule_value
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer, sample_block
@@ -77,6 +77,8 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.gamma = gamma
+        if not isinstance(shares, Mapping | None):
+            raise ValueError(f"shares={shares!r} must be a mapping from the name of a source to its share.")
         self.shares: dict[str, Schedule] = dict(shares or {ONLINE: 1.0})
         self.n_added = 0
         self.n_drawn = dict.fromkeys(self.shares, 0)
@@ -198,6 +200,7 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
 
     def _counts(self, batch_size: int, batches: int = 1) -> dict[str, int]:
         """Rows from each source that are not 0: whole parts first, the rest to whom most is owed."""
+        check_counts(batch_size=batch_size, batches=batches)
         shares = self.present_shares()
         owed = {name: share * batch_size + self._carried[name] for name, share in shares.items() if share > 0}
         counts = {name: max(int(amount), 0) for name, amount in owed.items()}

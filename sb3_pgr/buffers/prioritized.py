@@ -94,7 +94,7 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         return self._draw((gradient_steps, batch_size), env)
 
     def _draw(self, shape: tuple[int, ...], env: VecNormalize | None) -> WeightedSamples:
-        self._check_not_empty()
+        self._check_can_sample(*shape)
         self._flush()
         batch_size, batches = shape[-1], shape[0] if len(shape) > 1 else 1
         index = self._tree.sample(batch_size, self.generator, batches)
@@ -127,6 +127,8 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         """
         indices = th.as_tensor(indices, device=self.device).flatten()
         priorities = th.as_tensor(priorities, dtype=th.float32, device=self.device).detach().flatten()
+        if len(indices) != len(priorities):
+            raise ValueError(f"{len(indices)} indices need as many priorities, got {len(priorities)}.")
         raised = (priorities + self.epsilon).pow(self.alpha)
         if self.device.type == "cuda":
             self._check_later(indices, priorities)

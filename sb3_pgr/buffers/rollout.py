@@ -14,6 +14,7 @@ from sb3_pgr.buffers.fields import (
     FromShapes,
     action_field,
     as_array,
+    check_counts,
     field_name,
     observation_field,
     observation_keys,
@@ -156,6 +157,8 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         if not self.full:
             raise ValueError(f"The rollout is not complete: {self.pos} of {self.buffer_size} steps.")
         size = self.buffer_size * self.n_envs
+        if batch_size is not None:
+            check_counts(batch_size=batch_size)
         order = np.random.permutation(size)
         # SB3 counts rows environment by environment; here they lie step by step.
         order = order % self.buffer_size * self.n_envs + order // self.buffer_size

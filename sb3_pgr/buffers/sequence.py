@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map_only
 
-from sb3_pgr.buffers.fields import FieldType, Shape, as_array
+from sb3_pgr.buffers.fields import FieldType, Shape, as_array, check_counts
 from sb3_pgr.buffers.samples import SequenceSamples
 from sb3_pgr.buffers.sum_tree import SumTree
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
@@ -44,8 +44,9 @@ class SequenceReplayBuffer(TensorReplayBuffer):
         state_shapes: Mapping[str, Shape] | None = None,
         **kwargs: Any,
     ):
-        if sequence_length < 1 or burn_in < 0:
-            raise ValueError(f"sequence_length={sequence_length} must be at least 1 and burn_in={burn_in} not negative.")
+        check_counts(sequence_length=sequence_length)
+        if burn_in < 0:
+            raise ValueError(f"burn_in={burn_in} must not be negative.")
         self.sequence_length, self.burn_in, self.cross_episodes = sequence_length, burn_in, cross_episodes
         self.window = burn_in + sequence_length
         self.state_shapes = dict(state_shapes or {})
@@ -141,6 +142,7 @@ class SequenceReplayBuffer(TensorReplayBuffer):
         return self._windows((gradient_steps, batch_size), env)
 
     def _windows(self, shape: tuple[int, ...], env: VecNormalize | None) -> SequenceSamples:
+        self._check_can_sample(*shape)
         self._flush()
         if self.device.type != "cuda" and self._tree.total() == 0:  # on a GPU the question would stall it
             raise ValueError(f"There is no window of {self.window} rows in the {self.size()} rows of the buffer yet.")

@@ -9,16 +9,18 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from stable_baselines3.common.preprocessing import check_for_nested_spaces, is_image_space_channels_first
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from sb3_pgr.buffers.fields import (
     FieldType,
     FromShapes,
     action_field,
     as_array,
+    check_counts,
+    check_keys,
     field_name,
     observation_field,
     observation_keys,
@@ -84,9 +86,8 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         storage: str = "memory",
         storage_dir: str | Path | None = None,
     ):
-        for name, value in (("buffer_size", buffer_size), ("n_envs", n_envs), ("n_steps", n_steps)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        check_counts(buffer_size=buffer_size, n_envs=n_envs, n_steps=n_steps)
+        check_for_nested_spaces(observation_space)
         # ReplayBuffer.__init__ would allocate numpy storage: start one class above it.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
@@ -102,13 +103,16 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         self._names = {}
         for key in self._keys:
             self._names[key] = (field_name(_OBS, key), field_name(_NEXT, key), (n_envs, *of_key(self.obs_shape, key)))
+        check_keys(self._keys, obs_dtype=obs_dtype, frame_stack=frame_stack)
         self._rings: dict[str, FrameRing] = {}
         fields: dict[str, FieldType] = {}
         for key, (name, next_name, _) in self._names.items():
             shape, dtype = observation_field(observation_space, self.obs_shape, key, obs_dtype)
             if optimize_memory_usage:
                 stack = of_key(frame_stack, key) if isinstance(frame_stack, Mapping) or len(shape) == 3 else 1
-                self._rings[name] = _frame_ring(shape, dtype, self.buffer_size, n_envs, self.device, stack or 1)
+                stack = 1 if stack is None else stack
+                check_counts(frame_stack=stack)
+                self._rings[name] = _frame_ring(shape, dtype, self.buffer_size, n_envs, self.device, stack)
                 fields[name] = ((2,), np.dtype(np.int64))
             else:
                 fields[name] = fields[next_name] = (shape, dtype)
@@ -221,18 +225,31 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
                 self.extend(step[0], step[1], step[2], step[3], step[4], None, step[5], step[6])
                 return
             action = np.asarray(action)
+        try:
+            row = self._row(obs, next_obs, action, reward, done, timeouts)
+            if self._extra or extra:
+                row += self._extra_values(extra).values()
+            self._storage.write_row(self.pos, row)
+        except ValueError as error:
+            given = dict(obs=obs, next_obs=next_obs, action=action, reward=reward, done=done)
+            raise ValueError(self._explain(given, (self.n_envs,), error)) from error
+        self._advance(1, done)
+
+    def _row(self, obs: Any, next_obs: Any, action: np.ndarray, reward: Any, done: Any, timeouts: Any) -> list[Any]:
+        """The fields of one row, in their order."""
         action = action.reshape(self._action_row)
         if self._plain_row is not None and type(obs) is np.ndarray:  # what is added most is added fastest
-            row = [obs.reshape(self._plain_row), next_obs.reshape(self._plain_row), action, reward, done, timeouts]
-        elif None in self._keys:
-            row = [*self._observation_fields(None, obs, next_obs), action, reward, done, timeouts]
-        else:
-            row = [field for key in self._keys for field in self._observation_fields(key, obs[key], next_obs[key])]
-            row += (action, reward, done, timeouts)
-        if self._extra or extra:
-            row += self._extra_values(extra).values()
-        self._storage.write_row(self.pos, row)
-        self._advance(1, done)
+            return [obs.reshape(self._plain_row), next_obs.reshape(self._plain_row), action, reward, done, timeouts]
+        if None in self._keys:
+            return [*self._observation_fields(None, obs, next_obs), action, reward, done, timeouts]
+        fields = [field for key in self._keys for field in self._observation_fields(key, obs[key], next_obs[key])]
+        return [*fields, action, reward, done, timeouts]
+
+    def _explain(self, given: Mapping[str, Any], leading: tuple[int, ...], error: Exception) -> str:
+        """Which shapes were given and which were expected."""
+        shapes = {name: tree_map(np.shape, value) for name, value in given.items()}
+        expected: dict[str, Any] = {"obs": tree_map(lambda size: size, self.obs_shape), "action": (self.action_dim,)}
+        return f"Arrays do not fit ({error}). Expected {leading} and then {expected}, got shapes {shapes}."
 
     def _extra_values(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
         given = given or {}
@@ -286,11 +303,19 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         count = lengths["rewards"]
         if count == 0:
             return
-        kept = min(count, self.buffer_size)
-        for name, ring in self._rings.items():
-            shape = (count, self.n_envs, *ring.shape)
-            pair = (as_array(values[name]).reshape(shape), as_array(values.pop(name.replace(_OBS, _NEXT, 1))).reshape(shape))
-            values[name] = ring.extend(*pair, partial(self._oldest_kept, name, count), kept)
+        kept, leading = min(count, self.buffer_size), (count, self.n_envs)
+        try:
+            obs_shapes = {name: shape[1:] for *names, shape in self._names.values() for name in names}
+            for name, value in values.items():
+                shape = obs_shapes[name] if name in obs_shapes else self._storage.fields[name][0]
+                values[name] = _as_tensor(value).reshape(*leading, *shape)
+        except (ValueError, RuntimeError) as error:
+            given = dict(obs=obs, next_obs=next_obs, action=action, reward=reward, done=done)
+            raise ValueError(self._explain(given, leading, error)) from error
+        for key in self._keys if self._rings else ():
+            name, next_name, _ = self._names[key]
+            pair = as_array(values[name]), as_array(values.pop(next_name))
+            values[name] = self._rings[name].extend(*pair, partial(self._oldest_kept, name, count), kept)
         start = (self.pos + count - kept) % self.buffer_size
         until_end = min(kept, self.buffer_size - start)
         for row, first, last in ((start, count - kept, count - kept + until_end), (0, count - kept + until_end, count)):
@@ -332,7 +357,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         :return: tensors of shape ``(batch_size, ...)``; rewards and dones ``(batch_size, 1)``
         :raises ValueError: if the buffer is empty
         """
-        self._check_not_empty()
+        self._check_can_sample(batch_size)
         return self._get_samples(np.random.randint(0, self.size(), size=batch_size), env)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
@@ -347,11 +372,13 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         :return: tensors of shape ``(gradient_steps, batch_size, ...)``
         :raises ValueError: if the buffer is empty
         """
-        self._check_not_empty()
+        self._check_can_sample(gradient_steps, batch_size)
         shape = (gradient_steps, batch_size)
         return self.rows(th.randint(self.size() * self.n_envs, shape, generator=self.generator, device=self.device), env)
 
-    def _check_not_empty(self) -> None:
+    def _check_can_sample(self, *counts: int) -> None:
+        if min(counts) < 1:
+            raise ValueError(f"A batch needs at least 1 row, not {min(counts)}.")
         if self.size() == 0:
             raise ValueError("The buffer is empty: add transitions before you sample.")
 
