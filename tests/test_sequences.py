@@ -86,7 +86,7 @@ def test_windows_against_reference(size, n_envs, burn_in, length, cross, p_end, 
             buffer.extend(**log.steps(operation))
     expected = log.windows(size, burn_in + length, cross)
     if not expected:
-        with pytest.raises(ValueError, match="no window|empty"):
+        with pytest.raises(ValueError, match=r"no window|empty"):
             buffer.sample(1)
         return
     batch = buffer.sample(60 * len(expected))
@@ -162,5 +162,5 @@ def test_forgetting():
     buffer = new_buffer(10, sequence_length=2)
     buffer.extend(**Log(1, 0, 0.0).steps(6))
     buffer.reset()
-    with pytest.raises(ValueError, match="no window|empty"):
+    with pytest.raises(ValueError, match=r"no window|empty"):
         buffer.sample(1)
