@@ -1,5 +1,7 @@
 """Averaged weights of a network in training."""
 
+from collections.abc import Sequence
+
 import torch as th
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -39,5 +41,5 @@ class WarmupEMA:
         if self.step % self.update_every == 0:
             self._average.update_parameters(network)
 
-    def _average_lists(self, average: list[th.Tensor], current: list[th.Tensor], _: th.Tensor | int) -> None:
-        th._foreach_lerp_(average, current, 1 - self.current_decay())
+    def _average_lists(self, average: Sequence[th.Tensor], current: Sequence[th.Tensor], _: th.Tensor | int) -> None:
+        th._foreach_lerp_(list(average), list(current), 1 - self.current_decay())

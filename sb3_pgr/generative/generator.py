@@ -1,5 +1,6 @@
 """A conditional diffusion model of transitions: fit it on real ones, draw new ones."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -60,8 +61,8 @@ class GeneratorConfig:
     ema_decay: float = 0.995
     cfg_dropout: float = 0.25
     cfg_scale: float = 1.5
-    sampler: HeunSampler = HeunSampler(n_steps=10)
-    edm: EDM = EDM()
+    sampler: HeunSampler = field(default_factory=lambda: HeunSampler(n_steps=10))
+    edm: EDM = field(default_factory=EDM)
     precision: str = "fp32"
     memory_limit: int = 2**28
 
@@ -211,12 +212,12 @@ class TransitionGenerator:
                 last_losses.append(loss.detach())
             if progress is not None and (step + 1) % 100 == 0:
                 progress(step + 1, config.train_steps)
-        loss = th.stack(last_losses).mean().item()
+        last_loss = th.stack(last_losses).mean().item()
         finite = all(bool(parameter.isfinite().all()) for parameter in self.ema.network.parameters())
-        if not finite or loss != loss or loss == float("inf"):
+        if not (finite and math.isfinite(last_loss)):
             self._new_network()
-            raise GeneratorDivergedError(f"The generator's loss is {loss} after {config.train_steps} steps.")
-        return {"loss": loss, "seconds": time.perf_counter() - started}
+            raise GeneratorDivergedError(f"The generator's loss is {last_loss} after {config.train_steps} steps.")
+        return {"loss": last_loss, "seconds": time.perf_counter() - started}
 
     @th.no_grad()
     def sample(self, n: int, prompt: th.Tensor | None = None, progress: Progress | None = None) -> dict[str, th.Tensor]:
