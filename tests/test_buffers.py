@@ -181,7 +181,7 @@ def test_bad_calls():
     for draw in (lambda: buffer.sample(2), lambda: buffer.sample_block(2, 2)):
         with pytest.raises(ValueError, match="empty"):
             draw()
-    with pytest.raises(ValueError, match=r"one length.*'rewards': 3"):
+    with pytest.raises(ValueError, match=r"one length.*'reward': 3"):
         buffer.extend(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(3), np.zeros(2))
     with pytest.raises(TypeError, match=r"expected \[\], got \['weight'\]"):
         buffer.extend(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), np.zeros(2), extra={"weight": 1})

@@ -1,5 +1,6 @@
 """From spaces or bare shapes to the fields of a record."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -90,6 +91,15 @@ def _numpy_type(wanted: Any) -> np.dtype[Any]:
 def as_array(value: Any) -> np.ndarray:
     """An array of what may be a tensor on any device."""
     return value.detach().cpu().numpy() if isinstance(value, th.Tensor) else np.asarray(value)
+
+
+def as_tensor(value: Any) -> th.Tensor:
+    """A tensor of what may be an array or a list; tensors stay where they are."""
+    if isinstance(value, th.Tensor):
+        return value
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")  # it is only read
+        return th.as_tensor(np.asarray(value))
 
 
 class FromShapes:

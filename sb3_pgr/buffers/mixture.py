@@ -9,9 +9,9 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr.buffers.fields import FromShapes, check_counts
-from sb3_pgr.buffers.samples import WeightedSamples
+from sb3_pgr.buffers.samples import WeightedSamples, sample_block
 from sb3_pgr.buffers.schedules import Schedule, schedule_value
-from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer, sample_block
+from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 from sb3_pgr.common.state import get_arrays, set_arrays
 
 ONLINE = "online"

@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
 
 
 class WeightedSamples(NamedTuple):
@@ -41,3 +43,22 @@ class SequenceSamples(NamedTuple):
     masks: th.Tensor
     episode_starts: th.Tensor
     states: dict[str, th.Tensor]
+
+
+def sample_block(buffer: ReplayBuffer, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> Any:
+    """
+    A block ``(gradient_steps, batch_size, ...)`` from any SB3 replay buffer: in one gather where the buffer can,
+    otherwise by stacking ``gradient_steps`` calls of its ``sample``.
+    """
+    if hasattr(buffer, "sample_block"):
+        return buffer.sample_block(gradient_steps, batch_size, env)
+    batches = [buffer.sample(batch_size, env=env) for _ in range(gradient_steps)]
+
+    def stack(values: tuple[Any, ...]) -> Any:
+        if values[0] is None:
+            return None
+        if isinstance(values[0], dict):
+            return {key: th.stack([value[key] for value in values]) for key in values[0]}
+        return th.stack(values)
+
+    return type(batches[0])(*(stack(field) for field in zip(*batches, strict=True)))

@@ -1,7 +1,6 @@
 """Replay memory held as torch tensors on the device that learns from it."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +8,16 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.common.preprocessing import check_for_nested_spaces, is_image_space_channels_first
+from stable_baselines3.common.preprocessing import check_for_nested_spaces
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map, tree_map_only
 
-from sb3_pgr.buffers.fields import (
-    FieldType,
-    FromShapes,
-    action_field,
-    as_array,
-    check_counts,
-    check_keys,
-    field_name,
-    observation_field,
-    observation_keys,
-    of_key,
-)
-from sb3_pgr.buffers.frames import FrameRing
+from sb3_pgr.buffers.fields import FieldType, FromShapes, action_field, as_tensor, check_counts
 from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
+from sb3_pgr.buffers.observations import NEXT_OBS, OBS, ObservationLayout
 from sb3_pgr.buffers.storage import RecordStorage
 from sb3_pgr.common.engine import keep_freed_memory
-
-_OBS, _NEXT = "observations", "next_observations"
 
 
 class TensorReplayBuffer(FromShapes, ReplayBuffer):
@@ -98,30 +84,21 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.n_steps, self.gamma = n_steps, gamma
-        self._keys = observation_keys(self.obs_shape)
-        # For each key its fields (observation, next observation) and the shape of one row of it.
-        self._names = {}
-        for key in self._keys:
-            self._names[key] = (field_name(_OBS, key), field_name(_NEXT, key), (n_envs, *of_key(self.obs_shape, key)))
-        check_keys(self._keys, obs_dtype=obs_dtype, frame_stack=frame_stack)
-        self._rings: dict[str, FrameRing] = {}
-        fields: dict[str, FieldType] = {}
-        for key, (name, next_name, _) in self._names.items():
-            shape, dtype = observation_field(observation_space, self.obs_shape, key, obs_dtype)
-            if optimize_memory_usage:
-                stack = of_key(frame_stack, key) if isinstance(frame_stack, Mapping) or len(shape) == 3 else 1
-                stack = 1 if stack is None else stack
-                check_counts(frame_stack=stack)
-                self._rings[name] = _frame_ring(shape, dtype, self.buffer_size, n_envs, self.device, stack)
-                fields[name] = ((2,), np.dtype(np.int64))
-            else:
-                fields[name] = fields[next_name] = (shape, dtype)
+        self._layout = ObservationLayout(
+            observation_space,
+            self.obs_shape,
+            self.buffer_size,
+            n_envs,
+            self.device,
+            obs_dtype,
+            optimize_memory_usage,
+            frame_stack,
+        )
+        fields: dict[str, FieldType] = dict(self._layout.fields)
         self._action_row = (n_envs, self.action_dim)
         fields["actions"] = action_field(action_space, self.action_dim, action_dtype)
         for scalar in ("rewards", "dones", "timeouts"):
             fields[scalar] = ((), np.dtype(np.float32))
-        # Shape of a row of array observations that lie in their record as they come.
-        self._plain_row = self._names[None][2] if None in self._keys and not self._rings else None
         self._extra = self._extra_fields()
         fields |= self._extra
         self._storage = RecordStorage(fields, self.buffer_size, n_envs, self.device, storage, storage_dir)
@@ -138,11 +115,11 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
-        return self._obs_view(_OBS)
+        return self._layout.view(self._storage, OBS)
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
-        return self._obs_view(_NEXT)
+        return self._layout.view(self._storage, NEXT_OBS)
 
     @property
     def actions(self) -> th.Tensor:  # type: ignore[override]
@@ -160,12 +137,6 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     def timeouts(self) -> th.Tensor:  # type: ignore[override]
         return self._storage.field("timeouts")
 
-    def _obs_view(self, part: str) -> Any:
-        if self._rings:
-            raise AttributeError(f"With optimize_memory_usage=True there is no array of {part}; use sample().")
-        views = {key: self._storage.field(field_name(part, key)) for key in self._keys}
-        return views[None] if None in views else views
-
     @property
     def device(self) -> th.device:
         return self._device
@@ -180,7 +151,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
 
     def _move(self, device: th.device) -> None:
         self._storage = self._storage.to(device, self.size())
-        for ring in self._rings.values():
+        for ring in self._layout.rings.values():
             ring.to(device)
         # A generator's state does not travel between kinds of device: continue from a seed it draws.
         seed = int(th.randint(2**62, (1,), generator=self.generator, device=self.generator.device))
@@ -189,7 +160,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     @property
     def nbytes(self) -> int:
         """Bytes reserved for the storage, written or not."""
-        return self._storage.nbytes + sum(ring.nbytes for ring in self._rings.values())
+        return self._storage.nbytes + sum(ring.nbytes for ring in self._layout.rings.values())
 
     def add(
         self,
@@ -214,10 +185,10 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         :param timeouts: ``(n_envs,)``, in place of ``infos``
         :param extra: for buffers with further fields, their values
         """
-        if timeouts is None:
+        if not self.handle_timeout_termination or (timeouts is None and infos is None):
             timeouts = 0
-            if infos is not None and self.handle_timeout_termination:
-                timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
+        elif timeouts is None:
+            timeouts = [info.get("TimeLimit.truncated", False) for info in infos]  # type: ignore[union-attr]
         if type(action) is not np.ndarray:
             if isinstance(action, th.Tensor):  # from the device: do not go through the host
                 timeouts = np.broadcast_to(timeouts, self.n_envs)
@@ -226,7 +197,13 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
                 return
             action = np.asarray(action)
         try:
-            row = self._row(obs, next_obs, action, reward, done, timeouts)
+            row = [
+                *self._layout.row(obs, next_obs, self._oldest_kept),
+                action.reshape(self._action_row),
+                reward,
+                done,
+                timeouts,
+            ]
             if self._extra or extra:
                 row += self._extra_values(extra).values()
             self._storage.write_row(self.pos, row)
@@ -234,16 +211,6 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             given = dict(obs=obs, next_obs=next_obs, action=action, reward=reward, done=done)
             raise ValueError(self._explain(given, (self.n_envs,), error)) from error
         self._advance(1, done)
-
-    def _row(self, obs: Any, next_obs: Any, action: np.ndarray, reward: Any, done: Any, timeouts: Any) -> list[Any]:
-        """The fields of one row, in their order."""
-        action = action.reshape(self._action_row)
-        if self._plain_row is not None and type(obs) is np.ndarray:  # what is added most is added fastest
-            return [obs.reshape(self._plain_row), next_obs.reshape(self._plain_row), action, reward, done, timeouts]
-        if None in self._keys:
-            return [*self._observation_fields(None, obs, next_obs), action, reward, done, timeouts]
-        fields = [field for key in self._keys for field in self._observation_fields(key, obs[key], next_obs[key])]
-        return [*fields, action, reward, done, timeouts]
 
     def _explain(self, given: Mapping[str, Any], leading: tuple[int, ...], error: Exception) -> str:
         """Which shapes were given and which were expected."""
@@ -256,14 +223,6 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         if given.keys() != self._extra.keys():
             raise TypeError(f"Besides the transition, expected {sorted(self._extra)}, got {sorted(given)}.")
         return {name: given[name] for name in self._extra}
-
-    def _observation_fields(self, key: str | None, obs: Any, next_obs: Any) -> list[np.ndarray]:
-        """What a record holds of an observation and the next one: themselves, or where their frames are."""
-        name, _, shape = self._names[key]
-        obs, next_obs = np.asarray(obs).reshape(shape), np.asarray(next_obs).reshape(shape)
-        if self._rings:
-            return [self._rings[name].push(obs, next_obs, partial(self._oldest_kept, name, 1))]
-        return [obs, next_obs]
 
     def extend(
         self,
@@ -289,38 +248,30 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         :param extra: for buffers with further fields, their values
         :raises ValueError: if the arrays are not of the same length
         """
-        if timeouts is None and infos is not None and self.handle_timeout_termination:
-            timeouts = [[info.get("TimeLimit.truncated", False) for info in step] for step in infos]
-        values: dict[str, Any] = {"actions": action, "rewards": reward, "dones": done}
-        values["timeouts"] = np.zeros((len(reward), self.n_envs)) if timeouts is None else timeouts
-        values |= self._extra_values(extra)
-        for key in self._keys:
-            values[field_name(_OBS, key)] = obs if key is None else obs[key]
-            values[field_name(_NEXT, key)] = next_obs if key is None else next_obs[key]
-        lengths = {name: len(value) for name, value in values.items()}
+        count = len(reward)
+        if not self.handle_timeout_termination or (timeouts is None and infos is None):
+            timeouts = np.zeros((count, self.n_envs), bool)
+        elif timeouts is None:
+            timeouts = [[info.get("TimeLimit.truncated", False) for info in step] for step in infos]  # type: ignore[union-attr]
+        given = dict(obs=obs, next_obs=next_obs, action=action, reward=reward, done=done, timeouts=timeouts)
+        lengths = {name: len(next(iter(part.values())) if isinstance(part, Mapping) else part) for name, part in given.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"extend() needs arrays of one length, got {lengths}.")
-        count = lengths["rewards"]
         if count == 0:
             return
         kept, leading = min(count, self.buffer_size), (count, self.n_envs)
+        others = {"actions": action, "rewards": reward, "dones": done, "timeouts": timeouts} | self._extra_values(extra)
         try:
-            obs_shapes = {name: shape[1:] for *names, shape in self._names.values() for name in names}
-            for name, value in values.items():
-                shape = obs_shapes[name] if name in obs_shapes else self._storage.fields[name][0]
-                values[name] = _as_tensor(value).reshape(*leading, *shape)
+            for name, value in others.items():
+                others[name] = as_tensor(value).reshape(*leading, *self._storage.fields[name][0])
+            values = self._layout.rows(obs, next_obs, count, kept, self._oldest_kept) | others
         except (ValueError, RuntimeError) as error:
-            given = dict(obs=obs, next_obs=next_obs, action=action, reward=reward, done=done)
             raise ValueError(self._explain(given, leading, error)) from error
-        for key in self._keys if self._rings else ():
-            name, next_name, _ = self._names[key]
-            pair = as_array(values[name]), as_array(values.pop(next_name))
-            values[name] = self._rings[name].extend(*pair, partial(self._oldest_kept, name, count), kept)
         start = (self.pos + count - kept) % self.buffer_size
         until_end = min(kept, self.buffer_size - start)
         for row, first, last in ((start, count - kept, count - kept + until_end), (0, count - kept + until_end, count)):
             if last > first:
-                self._storage.write(row, {name: _as_tensor(value)[first:last] for name, value in values.items()})
+                self._storage.write(row, {name: as_tensor(value)[first:last] for name, value in values.items()})
         self._advance(count, done)
 
     def _oldest_kept(self, name: str, added: int) -> np.ndarray | None:
@@ -401,32 +352,14 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         # Only a true end of the episode stops the bootstrap: dones * (1 - timeouts). Where the newest row cut the n
         # steps, that row is neither done nor a timeout.
         dones = th.addcmul(last["dones"], last["dones"], last["timeouts"], value=-1)
-        obs: Any
-        next_obs: Any
-        if None in self._keys:
-            obs, next_obs = self._observations(None, first, last, flat)
-            samples: Any = ReplayBufferSamples(obs, first["actions"], next_obs, dones, rewards, discounts)
-        else:
-            pairs = {key: self._observations(key, first, last, flat) for key in self._keys}
-            obs, next_obs = ({key: pair[part] for key, pair in pairs.items()} for part in (0, 1))
-            samples = DictReplayBufferSamples(obs, first["actions"], next_obs, dones, rewards, discounts)
+        obs, next_obs = self._layout.gather(first, last, flat)
+        kind: Any = DictReplayBufferSamples if isinstance(obs, dict) else ReplayBufferSamples
+        samples = kind(obs, first["actions"], next_obs, dones, rewards, discounts)
         if env is not None:
             samples = samples._replace(observations=normalize_obs(obs, env), next_observations=normalize_obs(next_obs, env))
         if index.dim() != 1:
             samples = tree_map_only(th.Tensor, lambda value: value.unflatten(0, index.shape), samples)
         return samples
-
-    def _observations(
-        self, key: str | None, first: dict[str, th.Tensor], last: dict[str, th.Tensor], index: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """Observations of the ``first`` records and next observations of the ``last``."""
-        name, next_name, _ = self._names[key]
-        if not self._rings:
-            return first[name], last[next_name]
-        ring, environment = self._rings[name], index % self.n_envs
-        if last is first:
-            return ring.gather_pair(first[name], environment)
-        return ring.gather(first[name][:, 0], environment), ring.gather(last[name][:, 1], environment)
 
     def _n_step_returns(self, index: th.Tensor, env: VecNormalize | None) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -452,7 +385,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             "pos": self.pos,
             "full": self.full,
             "rows": self._storage.filled(self.size()),
-            "frames": {name: ring.state() for name, ring in self._rings.items()},
+            "frames": {name: ring.state() for name, ring in self._layout.rings.items()},
             "generator": self.generator.get_state(),
         }
 
@@ -465,7 +398,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         if state["full"] and len(state["rows"]) != self.buffer_size:
             raise ValueError(f"the saved buffer holds {len(state['rows'])} rows, this one has room for {self.buffer_size}")
         self._storage.restore(state["rows"])
-        for name, ring in self._rings.items():
+        for name, ring in self._layout.rings.items():
             ring.restore(state["frames"][name])
         self.pos, self.full = state["pos"], state["full"]
         set_generator_state(self.generator, state["generator"])
@@ -477,7 +410,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         state["_storage_arguments"] = storage.arguments
         # As arrays, which pickle writes to a file without a copy of its own.
         state["_content"] = tree_map_only(th.Tensor, th.Tensor.numpy, self.state_dict())
-        state["_rings"] = {name: ring.arguments for name, ring in self._rings.items()}
+        state["_layout"] = self._layout.without_frames()
         state["_device"] = str(self._device)
         del state["generator"]
         return state
@@ -486,47 +419,19 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         device = th.device(state.pop("_device"))
         if device.type == "cuda" and not th.cuda.is_available():
             device = th.device("cpu")
-        content, rings, storage = state.pop("_content"), state.pop("_rings"), state.pop("_storage_arguments")
+        content, storage = state.pop("_content"), state.pop("_storage_arguments")
         self.__dict__.update(state)
         self._device = device
         self._storage = RecordStorage(**storage, device=device)
-        self._rings = {name: FrameRing(device=device, **arguments) for name, arguments in rings.items()}
+        self._layout = self._layout.on_device(device)
         self.generator = th.Generator(device)
         self.load_state_dict(tree_map_only(np.ndarray, th.from_numpy, content))
-
-
-def sample_block(buffer: ReplayBuffer, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> Any:
-    """
-    A block ``(gradient_steps, batch_size, ...)`` from any SB3 replay buffer: in one gather where the buffer can,
-    otherwise by stacking ``gradient_steps`` calls of its ``sample``.
-    """
-    if hasattr(buffer, "sample_block"):
-        return buffer.sample_block(gradient_steps, batch_size, env)
-    batches = [buffer.sample(batch_size, env=env) for _ in range(gradient_steps)]
-
-    def stack(values: tuple[Any, ...]) -> Any:
-        if values[0] is None:
-            return None
-        if isinstance(values[0], dict):
-            return {key: th.stack([value[key] for value in values]) for key in values[0]}
-        return th.stack(values)
-
-    return type(batches[0])(*(stack(field) for field in zip(*batches, strict=True)))
 
 
 def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:
     """Continue a generator, unless its state is of another kind of device."""
     if len(state) == len(generator.get_state()):
         generator.set_state(state)
-
-
-def _frame_ring(
-    shape: tuple[int, ...], dtype: np.dtype[Any], rows: int, n_envs: int, device: th.device, frame_stack: int
-) -> FrameRing:
-    axis = len(shape) - 1
-    if len(shape) == 3 and is_image_space_channels_first(spaces.Box(0, 255, shape, np.uint8)):
-        axis = 0
-    return FrameRing(shape, dtype, rows, n_envs, device, frame_stack, axis)
 
 
 def _one_row(value: Any) -> Any:
@@ -536,7 +441,3 @@ def _one_row(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _one_row(item) for key, item in value.items()}
     return value[None] if isinstance(value, th.Tensor) else np.asarray(value)[None]
-
-
-def _as_tensor(value: Any) -> th.Tensor:
-    return value if isinstance(value, th.Tensor) else th.as_tensor(np.asarray(value))
