@@ -166,8 +166,13 @@ def test_spaces_and_types(obs_space, action_space, dtypes):
         (dict(n_steps=9), "n_steps=9 does not fit"),
         (dict(storage="tape"), "storage='tape'"),
         (dict(storage="disk", optimize_memory_usage=True), "optimize_memory_usage=True"),
-        (dict(storage="disk", device="meta"), "for device='cpu'"),
+        (dict(storage="pinned"), "storage='pinned'"),
         (dict(optimize_memory_usage=True, frame_stack={None: 2}), "frame_stack=2 does not divide"),
+        (dict(optimize_memory_usage=True, frame_stack=2), "frame_stack=2 needs an observation with three axes"),
+        (dict(frame_stack=2), "frame_stack=2 is for optimize_memory_usage=True"),
+        (dict(obs_dtype="bfloat16"), "'bfloat16' is not a numpy type"),
+        (dict(obs_dtype=object), "numpy type"),
+        (dict(buffer_size="5"), "buffer_size='5'"),
     ],
     ids=str,
 )
@@ -176,7 +181,41 @@ def test_refusals(kwargs, message):
         TensorReplayBuffer(**{"buffer_size": 5, "observation_space": OBS, "action_space": ACT, "device": "cpu"} | kwargs)
 
 
+def test_types_of_added_observations_may_change():
+    space = spaces.Box(-10, 10, (3,), np.float64)
+    buffer = TensorReplayBuffer(5, space, ACT, device="cpu", optimize_memory_usage=True)
+    for i, dtype in enumerate((np.float32, np.float64, np.int64)):
+        obs, next_obs = np.full((1, 3), i, dtype), np.full((1, 3), i + 1, dtype)
+        buffer.add(obs, next_obs, np.zeros((1, 2)), np.zeros(1), np.zeros(1))
+    assert buffer.rows(th.arange(3)).observations[:, 0].tolist() == [0, 1, 2]
+    assert buffer._layout.rings["observations"].heads == 4
+
+
+def test_forgetting():
+    buffer = TensorReplayBuffer(10, OBS, ACT, device="cpu")
+    fill([buffer], 7)
+    buffer.reset()
+    assert buffer.size() == 0 and len(pickle.dumps(buffer)) < 20_000
+    fill([buffer], 3)
+    assert buffer.size() == 3
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_infos_of_extend(n_envs):
+    buffer = TensorReplayBuffer(10, OBS, ACT, device="cpu", n_envs=n_envs)
+    shape = (3, n_envs)
+    infos = [[{"TimeLimit.truncated": t == 1}] * n_envs for t in range(3)]
+    infos = [step[0] for step in infos] if n_envs == 1 else infos  # the axis of one environment may be left out
+    buffer.extend(np.zeros((*shape, 3)), np.zeros((*shape, 3)), np.zeros((*shape, 2)), np.zeros(shape), np.ones(shape), infos)
+    assert buffer.timeouts[:3, 0].tolist() == [0, 1, 0]
+
+
 def test_bad_calls():
+    two = TensorReplayBuffer(5, OBS, ACT, device="cpu", n_envs=2)
+    with pytest.raises(ValueError, match="2 environments need as many infos, got 1"):
+        two.add(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), np.zeros(2), [{}])
+    with pytest.raises(ValueError, match=r"got shapes .*'obs': \(2, 4\)"):
+        two.add(np.zeros((2, 4)), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), np.zeros(2))
     buffer = TensorReplayBuffer(5, OBS, ACT, device="cpu")
     for draw in (lambda: buffer.sample(2), lambda: buffer.sample_block(2, 2)):
         with pytest.raises(ValueError, match="empty"):
@@ -187,15 +226,15 @@ def test_bad_calls():
         buffer.extend(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), np.zeros(2), extra={"weight": 1})
     other = TensorReplayBuffer(5, spaces.Box(-1, 1, (40,)), ACT, device="cpu")
     fill([buffer], 4)
-    with pytest.raises(ValueError, match="of shape"):
+    with pytest.raises(ValueError, match=r"float32\[3\].*this buffer.*float32\[40\]"):
         other.load_state_dict(buffer.state_dict())
     fill([buffer], 4)
-    with pytest.raises(ValueError, match="5 rows, this one has room for 9"):
+    with pytest.raises(ValueError, match="5 rows and is full, this one has room for 9"):
         TensorReplayBuffer(9, OBS, ACT, device="cpu").load_state_dict(buffer.state_dict())
 
 
 def test_more_memory_than_there_is():
-    with pytest.raises(MemoryError, match="storage='disk'"):
+    with pytest.raises(MemoryError, match=r"48000.0 GB.*smaller buffer_size"):
         TensorReplayBuffer(10**12, OBS, ACT, device="cpu")
 
 
@@ -260,11 +299,15 @@ def test_storage_of_a_device(n_envs):
         assert expected.dtype == th.from_numpy(np.zeros(0, fields[name][1])).dtype
 
 
-@pytest.mark.parametrize("storage", ["disk", "memory"])
+@pytest.mark.parametrize("storage", ["device", "disk", "memory"])
 def test_kinds_of_storage(storage, tmp_path):
-    buffer = TensorReplayBuffer(50, OBS, ACT, device="cpu", storage=storage, storage_dir=tmp_path)
+    folder = tmp_path / "buffers"
+    folder.mkdir()
+    buffer = TensorReplayBuffer(50, OBS, ACT, device="cpu", storage=storage, storage_dir=folder)
     fill([buffer], 70)
-    loaded = pickle.loads(pickle.dumps(buffer))
+    pickled = pickle.dumps(buffer)
+    folder.rmdir()  # nothing lies there, and another machine may not have it
+    loaded = pickle.loads(pickled)
     assert th.equal(loaded.observations, buffer.observations)
     assert isinstance(buffer._storage._host, np.memmap) == isinstance(loaded._storage._host, np.memmap) == (storage == "disk")
 

@@ -61,7 +61,10 @@ def test_refusals(kwargs, message):
 def test_wrong_shapes_are_told():
     with pytest.raises(ValueError):
         EpisodeStats(2).step([1.0], [False], [False])
-    stats = EpisodeStats(1)
+    stats = EpisodeStats(1, info_keys=("cost",))
+    with pytest.raises(ValueError, match="info\\['cost'\\] is None"):
+        stats.step(1.0, False, False, [{"cost": None}])
+    assert not stats._running.any()
     stats.step(1.0, False, True)
     stats.reset()
     assert stats.summary() == {} and stats.n_episodes.sum() == 0

@@ -43,20 +43,21 @@ def counts(batch, n_sources):
 @given(
     shares=st.lists(st.floats(0.01, 5), min_size=1, max_size=4),
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30),
-    block=st.booleans(),
+    steps=st.integers(0, 5),
 )
-def test_shares_are_kept(shares, sizes, block):
+def test_shares_are_kept(shares, sizes, steps):
     """Exactly batch_size rows come out, and in the long run no source is off by a row."""
     names = ["online", *map(str, range(1, len(shares)))]
     buffer = mixture(dict(zip(names, shares, strict=True)), {name: filled(int(name)) for name in names[1:]})
     add(buffer, 0)
     total = np.zeros(len(shares))
     for size in sizes:
-        batch = buffer.sample_block(1, size) if block else buffer.sample(size)
-        assert batch.rewards.numel() == size
+        batch = buffer.sample_block(steps, size) if steps else buffer.sample(size)
+        assert batch.rewards.shape == ((steps, size, 1) if steps else (size, 1))
         total += counts(batch, len(shares))
-    expected = np.array(shares) / sum(shares) * sum(sizes)
-    assert np.abs(total - expected).max() <= 1 + 1e-6
+    expected = np.array(shares) / sum(shares) * sum(sizes) * max(steps, 1)
+    # A block's batches are alike, so its rounding counts as many times.
+    assert np.abs(total - expected).max() <= max(steps, 1) + 1e-6
     statistics = buffer.statistics()
     np.testing.assert_allclose([statistics[name]["drawn"] for name in names], total / total.sum())
 
@@ -160,6 +161,25 @@ def test_a_prioritized_source(block):
     assert {i for i in range(6) if priorities[i] > 2} == touched
 
 
+def test_a_prioritized_source_without_rows():
+    demos = PrioritizedReplayBuffer(20, OBS, ACT, device="cpu")
+    add(demos, 1, 4)
+    buffer = mixture({"demos": 1, "online": 1}, {"demos": demos}, online_class=PrioritizedReplayBuffer)
+    batch = buffer.sample(4)
+    buffer.update_priorities(batch.indices, th.full((4,), 5.0))
+    assert demos.priorities().max() > 2
+
+
+@pytest.mark.parametrize("online_class", [TensorReplayBuffer, ReplayBuffer])
+def test_ends_of_episodes_reach_the_online_source(online_class):
+    buffer = mixture({"online": 1}, online_class=online_class)
+    add(buffer, 0, 3)
+    buffer.truncate_episodes()
+    assert float(buffer.dones[2, 0]) == float(buffer.timeouts[2, 0]) == 1 and float(buffer.dones[1, 0]) == 0
+    buffer.reset()
+    assert buffer.size() == 0
+
+
 @pytest.mark.parametrize(
     "shares, sources, message",
     [
@@ -169,6 +189,8 @@ def test_a_prioritized_source(block):
         ({"online": (1, 2)}, {}, r"shares\['online'\]"),
         ({"online": 1}, {"demos": filled(1)}, "no share for source 'demos'"),
         ({"online": 1, "demos": 1}, {"demos": TensorReplayBuffer(5, spaces.Box(-1, 1, (7,)), ACT)}, "'demos' has obs.*7"),
+        ({"online": 1, "demos": 1}, {"demos": "demos.pkl"}, "must be a replay buffer, not str"),
+        ([0.5, 0.5], {}, "must be a mapping"),
     ],
     ids=lambda value: None,
 )

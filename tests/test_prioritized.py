@@ -112,11 +112,33 @@ def test_new_rows_get_the_largest_priority():
     np.testing.assert_allclose(buffer.priorities().flatten(), 5, rtol=1e-6)
 
 
+def test_forgetting():
+    buffer = new_buffer(10)
+    fill(buffer, 10)
+    buffer.update_priorities(th.arange(10), th.full((10,), 9.0))
+    buffer.reset()
+    fill(buffer, 2, start=70)
+    assert set(buffer.sample(100).rewards.flatten().tolist()) == {70, 71}
+
+
+def test_extreme_priorities():
+    buffer = new_buffer(10, alpha=8.0)
+    fill(buffer, 3)
+    buffer.update_priorities(th.tensor([], dtype=th.int64), th.tensor([]))
+    buffer.update_priorities(th.tensor([0, 1, 2]), th.tensor([1e30, 0.0, 0.0]))
+    assert (buffer.sample(50).indices == 0).all()
+    buffer.update_priorities(th.tensor([0]), th.tensor([0.0]))
+    assert buffer.sample(50).weights.isfinite().all()
+    with pytest.raises(ValueError, match="Row 5 has no priority: there are 3 rows"):
+        buffer.update_priorities(th.tensor([5]), th.tensor([1.0]))
+    with pytest.raises(ValueError, match="2 indices need as many priorities, got 1"):
+        buffer.update_priorities(th.tensor([0, 1]), th.tensor([1.0]))
+
+
 @pytest.mark.parametrize("beta, expected", [(0.4, [0.4, 0.4]), ((0.4, 1.0, 20), [0.4, 0.7]), (lambda n: n / 10, [0.0, 1.0])])
 def test_beta(beta, expected):
     buffer = new_buffer(20, alpha=1.0, beta=beta, epsilon=1e-9)
     buffer.extend(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 1)), np.zeros(2), np.zeros(2))
-    buffer.n_added = 0
     for n_added, value in zip((0, 10), expected, strict=True):
         buffer.n_added = n_added
         buffer.update_priorities(th.tensor([0, 1]), th.tensor([1.0, 3.0]))
@@ -200,7 +222,8 @@ def test_with_unmodified_sb3(algo, env_id):
     if isinstance(model, TD3):
         model.target_policy_noise = 0.0  # so that the target can be computed again
     model.learn(160, callback=PrioritizedReplayCallback())
-    assert len(drawn) == model._n_updates and not model.replay_buffer.drawn
+    assert len(drawn) == model._n_updates and model.replay_buffer.drawn is None
+    assert len(model.replay_buffer.priorities().unique()) > 10
     batch = drawn[-1]
     with th.no_grad():
         if isinstance(model, DQN):

@@ -1,7 +1,9 @@
 """Replay buffers against a slow, obvious reference, for random sequences of operations."""
 
+import contextlib
 import copy
 import pickle
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_pgr.buffers import TensorReplayBuffer
+from sb3_pgr.buffers import TensorReplayBuffer, frames, storage
 
 STACK = 3
 # "add" one step, extend by a number of steps, or replace the buffer by a copy of itself.
@@ -124,6 +126,17 @@ def assert_same_rows(buffer, reference, n_envs):
             assert batch.discounts is None
 
 
+def nullcontext_or_device(like_a_device):
+    """Make the CPU behave like a device of its own: rows are staged on the host, storage grows by doubling from 2 rows."""
+    patches = contextlib.ExitStack()
+    if like_a_device:
+        for module in (storage, frames):
+            patches.enter_context(mock.patch.object(module, "lives_on_host", lambda device: False))
+        patches.enter_context(mock.patch.object(storage, "_FIRST_ROWS", 2))
+    return patches
+
+
+@pytest.mark.parametrize("like_a_device", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("shared", [False, True], ids=["plain", "shared-frames"])
 @pytest.mark.parametrize("name", SPACES)
 @settings(max_examples=25, deadline=None)
@@ -134,7 +147,12 @@ def assert_same_rows(buffer, reference, n_envs):
     operations=OPERATIONS,
     seed=st.integers(0, 2**31),
 )
-def test_against_reference(name, shared, capacity, n_envs, n_steps, operations, seed):
+def test_against_reference(name, shared, like_a_device, capacity, n_envs, n_steps, operations, seed):
+    with nullcontext_or_device(like_a_device):
+        check_against_reference(name, shared, capacity, n_envs, n_steps, operations, seed)
+
+
+def check_against_reference(name, shared, capacity, n_envs, n_steps, operations, seed):
     simulation = Simulation(name, n_envs, seed)
     kwargs = dict(device="cpu", n_envs=n_envs, n_steps=n_steps, gamma=0.9)
     if shared:

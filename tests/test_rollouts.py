@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -96,12 +99,28 @@ def test_advantages_of_a_long_rollout_as_sb3():
         assert np.abs(ours - expected).max() < 1e-6 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("copier", [lambda b: pickle.loads(pickle.dumps(b)), copy.deepcopy], ids=["pickle", "deepcopy"])
+def test_copies_are_whole(copier):
+    buffer = TensorRolloutBuffer(4, VECTOR, ACTIONS["box"], device="cpu")
+    fill(buffer, VECTOR, ACTIONS["box"])
+    other = copier(buffer)
+    for name in ("observations", "actions", "rewards", "advantages"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(buffer, name))
+    fill(other, VECTOR, ACTIONS["box"], seed=1)
+    batch = next(other.get())
+    assert sorted(batch.observations[:, 0].tolist()) == sorted(other.observations[:, 0, 0].tolist())
+    assert not np.array_equal(other.observations, buffer.observations)
+
+
 def test_misuse():
+    with pytest.raises(ValueError, match="buffer_size=0"):
+        TensorRolloutBuffer(0, VECTOR, ACTIONS["box"])
     buffer = TensorRolloutBuffer(2, VECTOR, ACTIONS["box"], device="cpu")
     row = np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1), np.zeros(1), th.zeros(1), th.zeros(1)
     buffer.add(*row)
-    with pytest.raises(ValueError, match="1 of 2 steps"):
-        next(buffer.get(1))
+    for act in (lambda: next(buffer.get(1)), lambda: buffer.compute_returns_and_advantage(th.zeros(1), np.zeros(1))):
+        with pytest.raises(ValueError, match="1 of 2 steps"):
+            act()
     buffer.add(*row)
     with pytest.raises(ValueError, match=r"call reset\(\)"):
         buffer.add(*row)

@@ -1,5 +1,7 @@
+import contextlib
 import copy
 import pickle
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_pgr.buffers import SequenceReplayBuffer
+from sb3_pgr.buffers import SequenceReplayBuffer, storage
 
 OBS, ACT = spaces.Box(-1, 1, (1,)), spaces.Box(-1, 1, (1,))
 
@@ -66,7 +68,16 @@ OPERATIONS = st.lists(st.one_of(st.just("add"), st.integers(1, 25), st.sampled_f
     operations=OPERATIONS,
     seed=st.integers(0, 10_000),
 )
-def test_windows_against_reference(size, n_envs, burn_in, length, cross, p_end, operations, seed):
+@pytest.mark.parametrize("first_rows", [None, 2], ids=["host", "device"])
+def test_windows_against_reference(first_rows, size, n_envs, burn_in, length, cross, p_end, operations, seed):
+    with contextlib.ExitStack() as patches:
+        if first_rows:  # as on a device of its own, whose storage grows
+            patches.enter_context(mock.patch.object(storage, "lives_on_host", lambda device: False))
+            patches.enter_context(mock.patch.object(storage, "_FIRST_ROWS", first_rows))
+        check_windows(size, n_envs, burn_in, length, cross, p_end, operations, seed)
+
+
+def check_windows(size, n_envs, burn_in, length, cross, p_end, operations, seed):
     kwargs = dict(sequence_length=length, burn_in=burn_in, cross_episodes=cross)
     buffer, log = new_buffer(size, n_envs, **kwargs), Log(n_envs, seed, p_end)
     for operation in operations:
@@ -112,6 +123,14 @@ def test_all_windows_are_equally_likely():
     values, counts = starts.unique(return_counts=True)
     assert values.tolist() == [*range(7), 10, *range(12, 27)]
     assert (counts - 1000).abs().max() < 5 * np.sqrt(1000)
+
+
+def test_every_batch_of_a_block_is_from_everywhere():
+    buffer = new_buffer(1000, sequence_length=2)
+    time = np.arange(1000.0)
+    buffer.extend(time[:, None], time[:, None], time[:, None], time, np.zeros(1000))
+    starts = buffer.sample_block(5, 64).observations[:, :, 0, 0]
+    assert (starts.amin(1) < 100).all() and (starts.amax(1) > 900).all()
 
 
 def test_stored_states():

@@ -64,10 +64,9 @@ class EpisodeStats:
         """
         rewards = np.asarray(rewards, np.float64).reshape(self.n_envs)
         infos = [{}] * self.n_envs if infos is None else infos
-        self._running[:, 0] += rewards
-        self._running[:, 1] += 1
-        for column, metric in enumerate(self.metrics.values(), start=2):
-            self._running[:, column] += [metric(reward, info) for reward, info in zip(rewards, infos, strict=True)]
+        pairs = list(zip(rewards, infos, strict=True))
+        columns = [[metric(*pair) for pair in pairs] for metric in self.metrics.values()]
+        self._running += np.stack([rewards, np.ones(self.n_envs), *columns], 1)
         terminated = np.asarray(terminated, bool).reshape(self.n_envs)
         for env in np.flatnonzero(terminated | np.asarray(truncated, bool).reshape(self.n_envs)):
             reason = infos[int(env)].get(self.reason_key, TERMINATED if terminated[env] else TRUNCATED)
@@ -143,4 +142,7 @@ class EpisodeStatsCallback(BaseCallback):
 
 
 def _from_info(key: str, reward: float, info: Mapping[str, Any]) -> float:
-    return float(info.get(key, 0.0))
+    try:
+        return float(info.get(key, 0.0))
+    except TypeError:
+        raise ValueError(f"info[{key!r}] is {info[key]!r}, not a number.") from None

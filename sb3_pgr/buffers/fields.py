@@ -9,6 +9,7 @@ import torch as th
 from gymnasium import spaces
 
 Shape = tuple[int, ...]
+Shapes = int | Shape | Mapping[str, Any]
 FieldType = tuple[Shape, np.dtype[Any]]
 
 
@@ -59,16 +60,22 @@ def observation_field(space: spaces.Space, obs_shape: Shape | Mapping[str, Shape
     return of_key(obs_shape, key), _numpy_type(wanted)
 
 
-def space_from_shape(shape: Shape | Mapping[str, Shape], dtype: Any = np.float32) -> spaces.Space:
+def space_from_shape(shape: Shapes, dtype: Any = np.float32) -> spaces.Space:
     """
     A space for arrays of a shape, or for a dict of them; unbounded in a floating type.
 
-    :param shape: without the batch axis, or a mapping of such
-    :param dtype: numpy type, or a mapping of such
+    :param shape: without the batch axis (a number for one axis), or a mapping of such
+    :param dtype: numpy type (bool becomes uint8), or a mapping of such (float32 where it says nothing)
     """
     if isinstance(shape, Mapping):
-        types = dtype if isinstance(dtype, Mapping) else dict.fromkeys(shape, dtype)
+        types: dict[str, Any] = dict.fromkeys(shape, np.float32 if isinstance(dtype, Mapping) else dtype)
+        types.update(dtype if isinstance(dtype, Mapping) else {})
+        check_keys(tuple(shape), obs_dtype=types)
         return spaces.Dict({key: space_from_shape(item, types[key]) for key, item in shape.items()})
+    if isinstance(shape, int):
+        shape = (shape,)
+    if np.issubdtype(dtype, np.bool_):
+        return spaces.Box(0, 1, tuple(shape), np.uint8)
     if np.issubdtype(dtype, np.floating):
         return spaces.Box(-np.inf, np.inf, tuple(shape), dtype)
     limits = np.iinfo(dtype)
@@ -83,9 +90,10 @@ def action_field(space: spaces.Space, action_dim: int, dtype: Any = None) -> Fie
 
 def _numpy_type(wanted: Any) -> np.dtype[Any]:
     try:
-        return np.dtype(wanted)
+        th.from_numpy(np.zeros(0, wanted))
     except TypeError:
-        raise ValueError(f"{wanted!r} is not a numpy type.") from None
+        raise ValueError(f"{wanted!r} is not a numpy type that torch knows.") from None
+    return np.dtype(wanted)
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -109,8 +117,8 @@ class FromShapes:
     def from_shapes(
         cls,
         buffer_size: int,
-        obs_shape: Shape | Mapping[str, Shape],
-        action_shape: Shape,
+        obs_shape: Shapes,
+        action_shape: int | Shape,
         obs_dtype: Any = np.float32,
         action_dtype: Any = np.float32,
         **kwargs: Any,

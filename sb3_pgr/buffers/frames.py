@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from torch.utils._pytree import tree_map_only
 
-from sb3_pgr.buffers.storage import torch_dtype
+from sb3_pgr.buffers.storage import lives_on_host, torch_dtype, usable_device
 
 _SLACK = 32  # spare frames: one in 32, for the frames that episode ends add
 
@@ -42,7 +43,7 @@ class FrameRing:
     ):
         if shape[stack_axis] % frame_stack:
             raise ValueError(f"frame_stack={frame_stack} does not divide axis {stack_axis} of observations of shape {shape}.")
-        self.arguments = dict(
+        self.arguments: dict[str, Any] = dict(
             shape=shape, dtype=dtype, rows=rows, n_envs=n_envs, frame_stack=frame_stack, stack_axis=stack_axis
         )
         self.shape, self.dtype, self.n_envs, self.device = shape, dtype, n_envs, device
@@ -62,14 +63,14 @@ class FrameRing:
 
     def _allocate(self, capacity: int) -> None:
         shape = (capacity, self.n_envs, *self.frame_shape)
-        if self.device.type == "cpu":
+        if lives_on_host(self.device):
             self._set_frames(th.from_numpy(np.zeros(shape, self.dtype)))
         else:
             self._set_frames(th.zeros(shape, dtype=torch_dtype(self.dtype), device=self.device))
 
     def _set_frames(self, frames: th.Tensor) -> None:
         self._frames, self._capacity, self._envs = frames, len(frames), np.arange(self.n_envs)
-        self._host = frames.numpy() if frames.device.type == "cpu" else None
+        self._host = frames.numpy() if lives_on_host(frames.device) else None
 
     @property
     def nbytes(self) -> int:
@@ -154,24 +155,32 @@ class FrameRing:
         axis, size = self.stack_axis + 1, self.shape[self.stack_axis]
         return both.narrow(axis, 0, size), both.narrow(axis, both.shape[axis] - size, size)
 
-    def state(self) -> dict[str, th.Tensor]:
+    def state(self) -> dict[str, Any]:
         """Frames so far and positions, as CPU tensors; frames on the CPU are not copied."""
         used = min(int(self.heads.max()), self._capacity)
         frames = self._frames[:used].cpu().numpy() if self._host is None else self._host[:used]
         return {
             "frames": th.from_numpy(frames),
-            "capacity": th.tensor(self._capacity),
+            "capacity": self._capacity,
             "heads": th.from_numpy(self.heads),
             "last": th.from_numpy(self._last),
-            "has_broken_stacks": th.tensor(self.has_broken_stacks),
+            "has_broken_stacks": self.has_broken_stacks,
         }
 
-    def restore(self, state: dict[str, th.Tensor]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Put back what ``state`` returned."""
-        self._allocate(int(state["capacity"]))
+        self._allocate(state["capacity"])
         self._frames[: len(state["frames"])] = state["frames"].to(self.device)
         self.heads, self._last = state["heads"].numpy().copy(), state["last"].numpy().copy()
-        self.has_broken_stacks, self._room = bool(state["has_broken_stacks"]), 0
+        self.has_broken_stacks, self._room = state["has_broken_stacks"], 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        content = tree_map_only(th.Tensor, th.Tensor.numpy, self.state())
+        return {"arguments": self.arguments, "device": str(self.device), "content": content}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["arguments"], device=usable_device(state["device"]))  # type: ignore[misc]
+        self.restore(tree_map_only(np.ndarray, th.from_numpy, state["content"]))
 
     def to(self, device: th.device) -> None:
         """Move to another device."""

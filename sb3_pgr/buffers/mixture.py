@@ -12,7 +12,7 @@ from sb3_pgr.buffers.fields import FromShapes, check_counts
 from sb3_pgr.buffers.samples import WeightedSamples, sample_block
 from sb3_pgr.buffers.schedules import Schedule, schedule_value
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
-from sb3_pgr.common.state import get_arrays, set_arrays
+from sb3_pgr.common.state import get_arrays, set_arrays, truncate_episodes
 
 ONLINE = "online"
 _SOURCE_BITS = 48  # indices of a mixture carry the number of their source above these bits
@@ -94,17 +94,20 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
 
     def set_source(self, name: str, buffer: ReplayBuffer) -> None:
         """
-        Give or replace a source.
+        Give or replace a source. It is moved to the mixture's device (give a large one ``storage="memory"`` or
+        ``"disk"``, and only its batches are).
 
         :param name: one of the names in ``shares``
         :param buffer: any replay buffer with the mixture's spaces
-        :raises ValueError: if the name has no share or the spaces differ
+        :raises ValueError: if the name has no share, or it is no replay buffer or one of other spaces
         """
+        if not isinstance(buffer, ReplayBuffer):
+            raise ValueError(f"Source {name!r} must be a replay buffer, not {type(buffer).__name__}.")
         if name not in self.shares:
             raise ValueError(f"There is no share for source {name!r}; shares are {self.shares}.")
         for what in ("observation_space", "action_space"):
             own, other = getattr(self, what), getattr(buffer, what)
-            if type(own) is not type(other) or own.shape != other.shape:
+            if _form(own) != _form(other):
                 raise ValueError(f"Source {name!r} has {what} {other}, the mixture {own}.")
         self.sources[name] = buffer
         buffer.device = self.device
@@ -148,14 +151,22 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         reward = args[3] if len(args) > 3 else kwargs["reward"]
         self.n_added += len(reward) * self.n_envs
 
+    @property
+    def dones(self) -> Any:  # type: ignore[override]
+        return self.online.dones
+
+    @property
+    def timeouts(self) -> Any:  # type: ignore[override]
+        return self.online.timeouts
+
     def truncate_episodes(self) -> None:
         """Mark the newest row of the online source as cut off by a time limit."""
-        if hasattr(self.online, "truncate_episodes"):
-            self.online.truncate_episodes()
+        truncate_episodes(self.online)
 
     def reset(self) -> None:
-        """Forget all rows of the online source."""
+        """Forget all rows of the online source, and what was carried over."""
         self.online.reset()
+        self._carried = dict.fromkeys(self.shares, 0.0)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
@@ -202,10 +213,11 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         """Rows from each source that are not 0: whole parts first, the rest to whom most is owed."""
         check_counts(batch_size=batch_size, batches=batches)
         shares = self.present_shares()
-        owed = {name: share * batch_size + self._carried[name] for name, share in shares.items() if share > 0}
-        counts = {name: max(int(amount), 0) for name, amount in owed.items()}
-        while sum(counts.values()) > batch_size:  # carried parts may add up to a row too many
-            counts[max(counts, key=lambda name: counts[name] - owed[name])] -= 1
+        owed = {name: share * batch_size + self._carried[name] / batches for name, share in shares.items() if share > 0}
+        counts = {name: min(max(int(amount), 0), batch_size) for name, amount in owed.items()}
+        while sum(counts.values()) > batch_size:  # carried parts may add up to too many
+            taken = [name for name, count in counts.items() if count > 0]
+            counts[max(taken, key=lambda name: counts[name] - owed[name])] -= 1
         for _ in range(batch_size - sum(counts.values())):
             counts[max(counts, key=lambda name: owed[name] - counts[name])] += 1
         for name in owed:
@@ -276,6 +288,14 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         for name, source in state["sources"].items():
             set_arrays(self.sources[name], source)
         self.n_added, self.n_drawn, self._carried = state["n_added"], dict(state["n_drawn"]), dict(state["carried"])
+
+
+def _form(space: spaces.Space) -> Any:
+    """What must agree between sources: kind and shape, not bounds."""
+    if isinstance(space, spaces.Dict):
+        return {key: _form(item) for key, item in space.items()}
+    number = int(space.n) if isinstance(space, spaces.Discrete) else None
+    return type(space), space.shape, number
 
 
 def _cat(values: list[Any], dim: int) -> Any:

@@ -1,6 +1,5 @@
 """How observations and next observations lie in the records of a replay buffer."""
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -62,6 +61,8 @@ class ObservationLayout:
         self.rings: dict[str, FrameRing] = {}
         # For each key: field of the observation, field of the next one, shape of one row.
         self.names: dict[str | None, tuple[str, str, tuple[int, ...]]] = {}
+        if isinstance(frame_stack, Mapping) or frame_stack != 1:
+            self._check_frame_stack(frame_stack, [of_key(obs_shape, key) for key in self.keys], shared)
         for key in self.keys:
             name, next_name = field_name(OBS, key), field_name(NEXT_OBS, key)
             field = observation_field(space, obs_shape, key, dtype)
@@ -75,6 +76,13 @@ class ObservationLayout:
         # Shape of a row of array observations that lie in their record as they come.
         self.plain_row = None if shared or None not in self.keys else self.names[None][2]
 
+    @staticmethod
+    def _check_frame_stack(frame_stack: Any, shapes: list[tuple[int, ...]], shared: bool) -> None:
+        if not shared:
+            raise ValueError(f"frame_stack={frame_stack!r} is for optimize_memory_usage=True, which stores each frame once.")
+        if not isinstance(frame_stack, Mapping) and not any(len(shape) == 3 for shape in shapes):
+            raise ValueError(f"frame_stack={frame_stack!r} needs an observation with three axes; shapes are {shapes}.")
+
     def row(self, obs: Any, next_obs: Any, oldest: Oldest) -> list[np.ndarray]:
         """
         What the fields hold of one row, in their order.
@@ -86,7 +94,12 @@ class ObservationLayout:
         row: list[np.ndarray] = []
         for key, (name, _, shape) in self.names.items():
             own, following = (np.asarray(part if key is None else part[key]).reshape(shape) for part in (obs, next_obs))
-            row += [self.rings[name].push(own, following, partial(oldest, name, 1))] if self.rings else [own, following]
+            if self.rings:
+                ring = self.rings[name]
+                own, following = (part.astype(ring.dtype, copy=False) for part in (own, following))
+                row.append(ring.push(own, following, partial(oldest, name, 1)))
+            else:
+                row += [own, following]
         return row
 
     def rows(self, obs: Any, next_obs: Any, count: int, kept: int, oldest: Oldest) -> dict[str, Any]:
@@ -95,8 +108,9 @@ class ObservationLayout:
         for key, (name, next_name, shape) in self.names.items():
             own, following = (as_tensor(part if key is None else part[key]).reshape(count, *shape) for part in (obs, next_obs))
             if self.rings:
-                stays = partial(oldest, name, count)
-                rows[name] = self.rings[name].extend(as_array(own), as_array(following), stays, kept)
+                ring = self.rings[name]
+                pair = [as_array(part).astype(ring.dtype, copy=False) for part in (own, following)]
+                rows[name] = ring.extend(pair[0], pair[1], partial(oldest, name, count), kept)
             else:
                 rows[name], rows[next_name] = own, following
         return rows
@@ -121,18 +135,6 @@ class ObservationLayout:
         if last is first:
             return ring.gather_pair(first[name], environment)
         return ring.gather(first[name][:, 0], environment), ring.gather(last[name][:, 1], environment)
-
-    def without_frames(self) -> "ObservationLayout":
-        """A copy that holds no frames, to be pickled."""
-        other = copy.copy(self)
-        other.rings = {name: ring.arguments for name, ring in self.rings.items()}  # type: ignore[misc]
-        return other
-
-    def on_device(self, device: th.device) -> "ObservationLayout":
-        """Undo ``without_frames``, with empty rings."""
-        other = copy.copy(self)
-        other.rings = {name: FrameRing(device=device, **arguments) for name, arguments in self.rings.items()}  # type: ignore[arg-type]
-        return other
 
     def view(self, storage: RecordStorage, part: str) -> Any:
         """

@@ -33,27 +33,34 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
     """
 
     def __init__(self, *args: Any, alpha: float = 0.6, beta: Schedule = 0.4, epsilon: float = 1e-6, **kwargs: Any):
-        if alpha < 0:
-            raise ValueError(f"alpha={alpha} must not be negative.")
-        if epsilon <= 0:
+        if not 0 <= alpha < float("inf"):
+            raise ValueError(f"alpha={alpha} must be a number that is not negative.")
+        if not 0 < epsilon < float("inf"):
             raise ValueError(f"epsilon={epsilon} must be positive.")
-        schedule_value(beta, 0, "beta")
+        if not 0 <= schedule_value(beta, 0, "beta") < float("inf"):
+            raise ValueError(f"beta={beta} must not be negative.")
         super().__init__(*args, **kwargs)
         self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self.n_added = 0
         self.drawn: list[th.Tensor] | None = None
-        self._n_fresh = 0
         self._new_tree()
 
     def _new_tree(self) -> None:
-        self._tree = SumTree(self.buffer_size * self.n_envs, self.device)
-        self._max_priority = th.ones((), device=self.device)
+        self._tree = SumTree(self.buffer_size * self.n_envs, self._home)
+        self._max_priority = th.ones((), device=self._home)
+        self._n_fresh = 0
         self._unchecked: tuple[Any, ...] | None = None
 
     def remember_draws(self) -> None:
         """Collect the indices of every batch in ``drawn``, for someone who knows the errors only later."""
-        if self.drawn is None:
+        if self.drawn is None:  # otherwise they come from a checkpoint
             self.drawn = []
+
+    def reset(self) -> None:
+        """Forget all rows and their priorities."""
+        super().reset()
+        self._new_tree()
+        self.drawn = None if self.drawn is None else []
 
     def _advance(self, count: int, done: Any) -> None:
         super()._advance(count, done)
@@ -112,7 +119,7 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
             rows.dones,
             rows.rewards,
             rows.discounts,
-            weights,
+            weights.to(self.device),
             index,
         )
 
@@ -125,12 +132,15 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         :raises ValueError: naming rows whose priority is NaN, infinite or negative; on a GPU, where waiting for the
             answer would stall it, at the following call. These rows keep the largest priority
         """
-        indices = th.as_tensor(indices, device=self.device).flatten()
-        priorities = th.as_tensor(priorities, dtype=th.float32, device=self.device).detach().flatten()
+        indices = th.as_tensor(indices, device=self._home).flatten()
+        priorities = th.as_tensor(priorities, dtype=th.float32, device=self._home).detach().flatten()
         if len(indices) != len(priorities):
             raise ValueError(f"{len(indices)} indices need as many priorities, got {len(priorities)}.")
-        raised = (priorities + self.epsilon).pow(self.alpha)
-        if self.device.type == "cuda":
+        if len(indices) == 0:
+            return
+        # Even the smallest must be drawn one day, even the largest must be a number.
+        raised = (priorities + self.epsilon).pow(self.alpha).clamp(1e-30, 1e30)
+        if self._home.type == "cuda":
             self._check_later(indices, priorities)
             good = (priorities >= 0) & priorities.isfinite()
             raised = th.where(good, raised, self._max_priority)
@@ -141,6 +151,8 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         self._tree.update(indices, raised)
 
     def _check(self, indices: th.Tensor, priorities: th.Tensor) -> None:
+        if int(indices.max()) >= self.size() * self.n_envs:
+            raise ValueError(f"Row {int(indices.max()) // self.n_envs} has no priority: there are {self.size()} rows.")
         low, high = priorities.aminmax()  # NaN if there is one
         if low.item() >= 0 and high.item() < float("inf"):
             return
@@ -178,19 +190,26 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
     def _priority_state(self) -> dict[str, Any]:
         priorities = self.priorities().cpu()
         drawn = None if self.drawn is None else [index.cpu() for index in self.drawn]
-        max_priority = self._max_priority.cpu()
+        max_priority = self._max_priority.cpu().clone()
         return {"priorities": priorities, "max_priority": max_priority, "n_added": self.n_added, "drawn": drawn}
 
     def _load_priorities(self, state: dict[str, Any]) -> None:
+        if len(state["priorities"]) > self.buffer_size:
+            raise ValueError(f"{len(state['priorities'])} rows of priorities do not fit into {self.buffer_size}")
         self._new_tree()
-        priorities = state["priorities"].flatten().to(self.device)
+        priorities = state["priorities"].flatten().to(self._home)
         self._tree.fill(0, len(priorities), priorities)
-        self._max_priority = state["max_priority"].to(self.device)
+        self._max_priority = state["max_priority"].to(self._home)
         self.n_added, self._n_fresh = state["n_added"], 0
-        self.drawn = None if state["drawn"] is None else [index.to(self.device) for index in state["drawn"]]
+        self.drawn = None if state["drawn"] is None else [index.to(self._home) for index in state["drawn"]]
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
+        state = super().__getstate__() | {"_priorities": self._priority_state()}
         for name in ("_tree", "_max_priority", "_unchecked"):
             del state[name]
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        priorities = state.pop("_priorities")
+        super().__setstate__(state)
+        self._load_priorities(priorities)

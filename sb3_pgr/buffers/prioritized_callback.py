@@ -37,6 +37,7 @@ class PrioritizedReplayCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._update()
+        self.buffer.drawn = None
 
     def _on_step(self) -> bool:
         return True

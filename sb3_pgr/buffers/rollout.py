@@ -58,6 +58,7 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         n_envs: int = 1,
         obs_dtype: Any = None,
     ):
+        check_counts(buffer_size=buffer_size, n_envs=n_envs)
         # RolloutBuffer.__init__ would allocate numpy storage: start one class above it.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.gae_lambda, self.gamma = gae_lambda, gamma
@@ -71,6 +72,15 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         self._estimates = th.zeros(buffer_size, n_envs, 4, device=self.device)
 
     # Arrays (buffer_size, n_envs), as SB3's algorithms read them for their logs.
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        views = {key: self._storage.field(field_name(_OBS, key)).cpu().numpy() for key in self._keys}
+        return views[None] if None in views else views
+
+    @property
+    def actions(self) -> np.ndarray:  # type: ignore[override]
+        return self._storage.field("actions").cpu().numpy()
 
     @property
     def rewards(self) -> np.ndarray:  # type: ignore[override]
@@ -99,6 +109,7 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
     def reset(self) -> None:
         """Start a new rollout."""
         self.pos, self.full = 0, False
+        self._storage.clear()
 
     def add(self, obs: Any, action: Any, reward: Any, episode_start: Any, value: th.Tensor, log_prob: th.Tensor) -> None:
         """
@@ -120,8 +131,8 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         row += [as_array(action).reshape(self.n_envs, self.action_dim), as_array(reward), as_array(episode_start)]
         self._storage.write_row(self.pos, row)
         estimates = self._estimates[self.pos]
-        estimates[:, _VALUES] = value.detach().flatten()
-        estimates[:, _LOG_PROBS] = log_prob.detach().flatten()
+        estimates[:, _VALUES] = th.as_tensor(value).detach().flatten()
+        estimates[:, _LOG_PROBS] = th.as_tensor(log_prob).detach().flatten()
         self.pos += 1
         self.full = self.pos == self.buffer_size
 
@@ -131,9 +142,11 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
 
         :param last_values: estimated values of the observations after the last step, of ``n_envs`` elements
         :param dones: whether an episode ended with the last step, ``(n_envs,)``
+        :raises ValueError: if the rollout is not complete
         """
+        self._check_complete()
         values, starts = self._estimates[..., _VALUES], self._storage.field("episode_starts")
-        last = last_values.detach().to(self.device).flatten()[None]
+        last = th.as_tensor(last_values).detach().to(self.device).flatten()[None]
         ends = th.as_tensor(np.asarray(as_array(dones), np.float32), device=self.device).flatten()[None]
         advantages = generalized_advantages(
             self._storage.field("rewards"),
@@ -146,6 +159,10 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         self._estimates[..., _ADVANTAGES] = advantages
         self._estimates[..., _RETURNS] = advantages + values
 
+    def _check_complete(self) -> None:
+        if not self.full:
+            raise ValueError(f"The rollout is not complete: {self.pos} of {self.buffer_size} steps.")
+
     def get(self, batch_size: int | None = None) -> Iterator[Any]:  # type: ignore[override]
         """
         All steps once, in random order.
@@ -154,8 +171,7 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         :return: SB3's ``RolloutBufferSamples`` (``DictRolloutBufferSamples``), tensors ``(batch_size, ...)``
         :raises ValueError: if the rollout is not complete
         """
-        if not self.full:
-            raise ValueError(f"The rollout is not complete: {self.pos} of {self.buffer_size} steps.")
+        self._check_complete()
         size = self.buffer_size * self.n_envs
         if batch_size is not None:
             check_counts(batch_size=batch_size)

@@ -1,6 +1,7 @@
 """Numbers that change while a buffer fills."""
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 Schedule = float | Sequence[float] | Callable[[int], float]
 
@@ -17,9 +18,9 @@ def schedule_value(schedule: Schedule, n_added: int, name: str = "schedule") -> 
     """
     if callable(schedule):
         return float(schedule(n_added))
-    if isinstance(schedule, int | float):
+    if isinstance(schedule, Real):
         return float(schedule)
-    if len(schedule) != 3 or schedule[2] <= 0:
+    if not isinstance(schedule, list | tuple) or len(schedule) != 3 or schedule[2] <= 0:
         raise ValueError(f"{name}={schedule!r} must be a number, (start, end, n_transitions) or a function.")
     start, end, n_transitions = schedule
     return float(start + (end - start) * min(n_added / n_transitions, 1.0))

@@ -56,13 +56,14 @@ class SequenceReplayBuffer(TensorReplayBuffer):
         self._clear()
 
     def _clear(self) -> None:
-        self._tree = SumTree(self.buffer_size * self.n_envs, self.device)
+        self._tree = SumTree(self.buffer_size * self.n_envs, self._home)
         # Times count all rows that were ever written: the number of rows, per environment the start of its episode,
         # windows found since the tree was brought up to date, and how many rows it has not seen.
         self._time = 0
         self._episode_start = np.zeros(self.n_envs, np.int64)
         self._found: list[np.ndarray] = []
         self._n_fresh = 0
+        self._has_windows = False
 
     def _extra_fields(self) -> dict[str, FieldType]:
         states = {f"states.{name}": (tuple(shape), np.dtype(np.float32)) for name, shape in self.state_shapes.items()}
@@ -75,10 +76,9 @@ class SequenceReplayBuffer(TensorReplayBuffer):
 
     def extend(self, *args: Any, states: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """As ``TensorReplayBuffer.extend``; ``states`` are ``{name: (N, n_envs, *shape)}``."""
-        if "extra" not in kwargs and len(args) < 8:  # otherwise it comes from add, with everything in place
-            done = as_array(kwargs["done"] if "done" in kwargs else args[4]).astype(bool).reshape(-1, self.n_envs)
-            starts = np.concatenate([(self._episode_start == self._time)[None], done[:-1]])
-            kwargs["extra"] = {_STARTS: starts} | _prefixed(states)
+        done = as_array(kwargs["done"] if "done" in kwargs else args[4]).astype(bool).reshape(-1, self.n_envs)
+        starts = np.concatenate([(self._episode_start == self._time)[None], done[:-1]])[: len(done)]
+        kwargs["extra"] = {_STARTS: starts} | _prefixed(states)
         super().extend(*args, **kwargs)
 
     def _advance(self, count: int, done: Any) -> None:
@@ -95,6 +95,7 @@ class SequenceReplayBuffer(TensorReplayBuffer):
             whole, short = first >= start, done & (first < start)
         for rows, at in ((whole, np.broadcast_to(first, done.shape)), (short, start)):
             self._found.append(np.stack([at[rows], np.nonzero(rows)[1]]))
+        self._has_windows |= bool(whole.any() or short.any())
         self._time += count
         self._episode_start = np.where(done[-1], self._time, start[-1])
         self._n_fresh = min(self._n_fresh + count, self.buffer_size)
@@ -105,6 +106,7 @@ class SequenceReplayBuffer(TensorReplayBuffer):
         if self.size() > 0 and not self.cross_episodes:  # a shorter episode than the window has ended
             running = (self._episode_start < self._time) & (self._time - self._episode_start < self.window)
             self._found.append(np.stack([self._episode_start[running], np.nonzero(running)[0]]))
+            self._has_windows |= bool(running.any())
         self._episode_start[:] = self._time
         super().truncate_episodes()
 
@@ -122,8 +124,8 @@ class SequenceReplayBuffer(TensorReplayBuffer):
         if self._found:
             time, env = np.concatenate(self._found, 1)
             alive = time >= self._time - self.buffer_size
-            index = th.as_tensor(time[alive] % self.buffer_size * self.n_envs + env[alive], device=self.device)
-            self._tree.update(index, th.ones(len(index), device=self.device))
+            index = th.as_tensor(time[alive] % self.buffer_size * self.n_envs + env[alive], device=self._home)
+            self._tree.update(index, th.ones(len(index), device=self._home))
         self._found, self._n_fresh = [], 0
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> SequenceSamples:  # type: ignore[override]
@@ -144,10 +146,11 @@ class SequenceReplayBuffer(TensorReplayBuffer):
     def _windows(self, shape: tuple[int, ...], env: VecNormalize | None) -> SequenceSamples:
         self._check_can_sample(*shape)
         self._flush()
-        if self.device.type != "cuda" and self._tree.total() == 0:  # on a GPU the question would stall it
+        # On a GPU to ask for the total would stall it.
+        if not self._has_windows or (self._home.type != "cuda" and self._tree.total() == 0):
             raise ValueError(f"There is no window of {self.window} rows in the {self.size()} rows of the buffer yet.")
-        start = self._tree.sample(int(np.prod(shape)), self.generator)
-        row = (start[:, None] // self.n_envs + th.arange(self.window, device=self.device)) % self.buffer_size
+        start = self._tree.sample(shape[-1], self.generator, shape[0] if len(shape) > 1 else 1)
+        row = self._rows_after(start[:, None] // self.n_envs, self.window)
         index = row * self.n_envs + start[:, None] % self.n_envs
         if self.cross_episodes:
             masks = th.ones_like(index, dtype=th.bool)
@@ -156,41 +159,55 @@ class SequenceReplayBuffer(TensorReplayBuffer):
             masks = done.cumsum(1) - done == 0
         samples = self.rows(index, env)
         first = self._storage.gather(start)
-        fields = tree_map_only(th.Tensor, lambda value: _masked(value, masks), samples)
+        fields = tree_map_only(th.Tensor, lambda value: _masked(value, masks.to(value.device)), samples)
         starts = self._storage.field(_STARTS)[row, index % self.n_envs].bool() & masks
         states = {name: first[f"states.{name}"] for name in self.state_shapes}
         return tree_map_only(
             th.Tensor,
-            lambda value: value.unflatten(0, shape),
+            lambda value: value.unflatten(0, shape).to(self.device),
             SequenceSamples(**fields._asdict(), masks=masks, episode_starts=starts, states=states),
         )
 
     def _move(self, device: th.device) -> None:
-        self._flush()
-        leaves = self._tree.leaves
+        windows = self._window_state()
         super()._move(device)
-        self._tree = SumTree(len(leaves), device)
-        self._tree.fill(0, len(leaves), leaves.to(device))
+        self._load_windows(windows)
 
     def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | self._window_state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["starts"]) != len(self._tree.leaves):
+            raise ValueError(
+                f"the saved buffer has room for {len(state['starts'])} rows, this one for {len(self._tree.leaves)}"
+            )
+        super().load_state_dict(state)
+        self._load_windows(state)
+
+    def _window_state(self) -> dict[str, Any]:
         self._flush()
-        windows = {
+        return {
             "starts": self._tree.leaves.bool().cpu(),
             "time": self._time,
             "episode_start": th.from_numpy(self._episode_start.copy()),
+            "has_windows": self._has_windows,
         }
-        return super().state_dict() | windows
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
+    def _load_windows(self, state: dict[str, Any]) -> None:
         self._clear()
-        self._tree.fill(0, len(state["starts"]), state["starts"].to(self.device).float())
+        self._tree.fill(0, len(state["starts"]), state["starts"].to(self._home).float())
         self._time, self._episode_start = state["time"], state["episode_start"].numpy().copy()
+        self._has_windows = state["has_windows"]
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
+        state = super().__getstate__() | {"_windows": self._window_state()}
         del state["_tree"]
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        windows = state.pop("_windows")
+        super().__setstate__(state)
+        self._load_windows(windows)
 
 
 def _prefixed(states: Mapping[str, Any] | None) -> dict[str, Any]:

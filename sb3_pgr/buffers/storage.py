@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from torch.utils._pytree import tree_map_only
 
-KINDS = ("memory", "pinned", "disk")
+KINDS = ("device", "memory", "pinned", "disk")
 _FIRST_ROWS = 1024
 _STAGED_ROWS = 256
 
@@ -28,9 +29,10 @@ class RecordStorage:
     :param rows: capacity per environment
     :param n_envs: records per row
     :param device: where the records live
-    :param kind: ``"memory"``; ``"pinned"`` (page-locked, on CPU) or ``"disk"`` (memory-mapped temporary file, on CPU)
+    :param kind: ``"device"`` or ``"memory"`` (both simply where ``device`` says), ``"pinned"`` (page-locked) or
+        ``"disk"`` (memory-mapped temporary file)
     :param folder: where the file of ``"disk"`` goes; the system's temporary folder by default
-    :raises ValueError: if the kind does not exist or does not fit the device
+    :raises ValueError: if the kind does not exist or needs a GPU that there is not
     :raises MemoryError: if that much memory cannot be had
     """
 
@@ -40,22 +42,23 @@ class RecordStorage:
         rows: int,
         n_envs: int,
         device: th.device,
-        kind: str = "memory",
+        kind: str = "device",
         folder: str | Path | None = None,
     ):
         if kind not in KINDS:
             raise ValueError(f"storage={kind!r} is not known; choose one of {', '.join(KINDS)}.")
-        if kind != "memory" and device.type != "cpu":
-            raise ValueError(f"storage={kind!r} is for device='cpu', but the buffer is on '{device}'.")
-        self.arguments = dict(fields=dict(fields), rows=rows, n_envs=n_envs, kind=kind, folder=folder)
+        if kind == "pinned" and not th.cuda.is_available():
+            raise ValueError("storage='pinned' speeds up the way to a GPU, but there is none.")
+        self.arguments: dict[str, Any] = dict(fields=dict(fields), rows=rows, n_envs=n_envs, kind=kind, folder=folder)
         self.fields = dict(fields)
         self.rows, self.n_envs = rows, n_envs
         self.device, self.kind, self.folder = device, kind, folder
-        self._on_host = device.type == "cpu"
+        self._on_host = lives_on_host(device)
         self._layout = _layout(self.fields)
         self._groups = _groups(self._layout, self.fields)
         self._shaped = [(name, shape) for name, (shape, _) in self.fields.items() if len(shape) > 1]
         self._staged: list[int] = []
+        self._n_filled = 0
         self._allocate(rows if self._on_host else min(rows, _FIRST_ROWS))
 
     def _allocate(self, rows: int) -> None:
@@ -66,16 +69,28 @@ class RecordStorage:
             staged = th.zeros(_STAGED_ROWS, self.n_envs, self._layout.itemsize, dtype=th.uint8)
             staged = staged.pin_memory() if self.device.type == "cuda" else staged
             self._host = staged.numpy().view(self._layout)[..., 0]
-            data = th.zeros(rows, self.n_envs, self._layout.itemsize // 8, dtype=th.int64, device=self.device)
+            data = self._zeros(rows)
         self._set_data(data)
         self._columns = [self._host[name] for name in self.fields]
+
+    def _zeros(self, rows: int) -> th.Tensor:
+        try:
+            return th.zeros(rows, self.n_envs, self._layout.itemsize // 8, dtype=th.int64, device=self.device)
+        except th.OutOfMemoryError as error:
+            raise self._too_large(rows, error) from error
+
+    def _too_large(self, rows: int, error: Exception) -> MemoryError:
+        gigabytes = rows * self.n_envs * self._layout.itemsize / 1e9
+        return MemoryError(
+            f"A buffer of {rows} x {self.n_envs} transitions needs {gigabytes:.1f} GB of {self.kind} storage, which cannot be "
+            f"had ({error}). Use a smaller buffer_size, another storage, or optimize_memory_usage=True for images."
+        )
 
     def _set_data(self, data: th.Tensor) -> None:
         self._data, self._flat = data, data.flatten(0, 1)
 
     def _new_host_array(self, rows: int) -> np.ndarray:
         shape = (rows, self.n_envs)
-        gigabytes = rows * self.n_envs * self._layout.itemsize / 1e9
         try:
             if self.kind == "disk":
                 with tempfile.TemporaryFile(dir=self.folder) as file:  # its space is freed with the mapping
@@ -85,10 +100,7 @@ class RecordStorage:
                 return th.zeros(size, dtype=th.uint8).pin_memory().numpy().view(self._layout).reshape(shape)
             return np.zeros(shape, self._layout)
         except (MemoryError, OSError) as error:
-            raise MemoryError(
-                f"A buffer of {rows} x {self.n_envs} transitions needs {gigabytes:.1f} GB of {self.kind}, which cannot be had "
-                f"({error}). Use a smaller buffer_size, storage='disk', or optimize_memory_usage=True for images."
-            ) from error
+            raise self._too_large(rows, error) from error
 
     @property
     def nbytes(self) -> int:
@@ -107,9 +119,16 @@ class RecordStorage:
             if len(self._staged) == min(_STAGED_ROWS, self.rows):  # no row may be there twice
                 self.flush()
             slot = len(self._staged)
-            self._staged.append(row)
         for column, value in zip(self._columns, values):
             column[slot] = value
+        if not self._on_host:
+            self._staged.append(row)
+        if row >= self._n_filled:
+            self._n_filled = row + 1
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._staged, self._n_filled = [], 0
 
     def flush(self) -> None:
         """Bring rows that were collected on the host to the device."""
@@ -124,7 +143,7 @@ class RecordStorage:
     def _grow(self, rows: int) -> None:
         if rows > len(self._data):
             new_rows = min(self.rows, max(rows, 2 * len(self._data)))
-            grown = th.zeros(new_rows, *self._data.shape[1:], dtype=self._data.dtype, device=self.device)
+            grown = self._zeros(new_rows)
             grown[: len(self._data)] = self._data
             self._set_data(grown)
 
@@ -141,6 +160,7 @@ class RecordStorage:
         for name, value in values.items():
             target = self._field(self._data[row : row + count], name)
             target.copy_(th.as_tensor(value).reshape(target.shape))
+        self._n_filled = max(self._n_filled, row + count)
 
     def gather(self, index: th.Tensor) -> dict[str, th.Tensor]:
         """
@@ -163,31 +183,70 @@ class RecordStorage:
         columns = records.view(torch_dtype(dtype))[..., start : start + int(np.prod(shape))]
         return columns.unflatten(-1, shape) if shape else columns.squeeze(-1)
 
-    def filled(self, rows: int) -> th.Tensor:
-        """The first rows as raw ``int64`` lanes on the CPU: no copy if they are there, and no more than them in a file."""
-        self.flush()
-        if self._on_host:
-            return th.from_numpy(self._data.numpy()[:rows])
-        return self._data[:rows].cpu()
-
-    def restore(self, lanes: th.Tensor) -> None:
+    def state_dict(self) -> dict[str, Any]:
         """
-        Put back what ``filled`` returned.
+        The filled rows as raw ``int64`` lanes on the CPU (not copied if they are there, and no more than them in a
+        file), and what they are made of.
+        """
+        self.flush()
+        rows = self._data[: self._n_filled]
+        lanes = th.from_numpy(rows.numpy()) if self._on_host else rows.cpu()
+        return {"lanes": lanes, "fields": self._description()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Put back what ``state_dict`` returned, from whatever device it came.
 
         :raises ValueError: if it is of other fields or does not fit
         """
+        lanes, fields = state["lanes"], state["fields"]
+        if fields != self._description():
+            raise ValueError(f"the saved records hold {fields}, this buffer's {self._description()}")
         if lanes.shape[1:] != self._data.shape[1:] or len(lanes) > self.rows:
-            raise ValueError(f"the saved rows are of shape {tuple(lanes.shape)}, this buffer's {tuple(self._data.shape)}")
-        self._staged = []
+            raise ValueError(f"{len(lanes)} x {lanes.shape[1]} saved rows do not fit into {self.rows} x {self.n_envs}")
+        self.clear()
         self._grow(len(lanes))
         self._data[: len(lanes)] = lanes.to(self.device)
+        self._n_filled = len(lanes)
 
-    def to(self, device: th.device, filled_rows: int) -> "RecordStorage":
+    def _description(self) -> dict[str, str]:
+        return {name: f"{dtype}{list(shape)}" for name, (shape, dtype) in self.fields.items()}
+
+    def to(self, device: th.device) -> "RecordStorage":
         """The same content in a new storage on another device."""
-        kind = self.kind if device.type == "cpu" else "memory"
-        moved = RecordStorage(self.fields, self.rows, self.n_envs, device, kind, self.folder)
-        moved.restore(self.filled(filled_rows))
+        moved = RecordStorage(**self.arguments, device=device)
+        moved.load_state_dict(self.state_dict())
         return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Arrays, which pickle writes to a file without a copy of its own."""
+        content = tree_map_only(th.Tensor, th.Tensor.numpy, self.state_dict())
+        return {"arguments": self.arguments, "device": str(self.device), "content": content}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        arguments = dict(state["arguments"])
+        if arguments["kind"] == "pinned" and not th.cuda.is_available():
+            arguments["kind"] = "memory"
+        if arguments["folder"] is not None and not Path(arguments["folder"]).is_dir():
+            arguments["folder"] = None
+        self.__init__(**arguments, device=usable_device(state["device"]))  # type: ignore[misc]
+        self.load_state_dict(tree_map_only(np.ndarray, th.from_numpy, state["content"]))
+
+
+def lives_on_host(device: th.device) -> bool:
+    """Whether a device's memory is that of numpy."""
+    return device.type == "cpu"
+
+
+def usable_device(device: th.device | str) -> th.device:
+    """The device on which something lived, or what this machine has in its place."""
+    device = th.device(device)
+    if device.type == "cuda":
+        if not th.cuda.is_available():
+            return th.device("cpu")
+        if device.index is not None and device.index >= th.cuda.device_count():
+            return th.device("cuda")
+    return device
 
 
 def _layout(fields: Fields) -> np.dtype[Any]:

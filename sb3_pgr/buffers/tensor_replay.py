@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from sb3_pgr.buffers.fields import FieldType, FromShapes, action_field, as_tensor, check_counts
 from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
 from sb3_pgr.buffers.observations import NEXT_OBS, OBS, ObservationLayout
-from sb3_pgr.buffers.storage import RecordStorage
+from sb3_pgr.buffers.storage import RecordStorage, usable_device
 from sb3_pgr.common.engine import keep_freed_memory
 
 
@@ -47,7 +47,8 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     :param action_dtype: numpy type of stored actions; by default float32 for floating ``Box``, otherwise int64
     :param frame_stack: with ``optimize_memory_usage``: number of frames that are stacked in an observation, along the
         channel axis (or a mapping from key to number; images only, if it is a number)
-    :param storage: ``"memory"``, ``"pinned"`` or ``"disk"`` (memory-mapped; for buffers larger than memory)
+    :param storage: ``"device"``; or on the CPU, wherever the batches go: ``"memory"``, ``"pinned"`` (page-locked) or
+        ``"disk"`` (memory-mapped; for buffers larger than memory)
     :param storage_dir: folder for ``storage="disk"``
     :raises ValueError: if an argument does not fit the others
     :raises MemoryError: if the storage does not fit into memory
@@ -69,7 +70,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         obs_dtype: Any = None,
         action_dtype: Any = None,
         frame_stack: int | Mapping[str, int] = 1,
-        storage: str = "memory",
+        storage: str = "device",
         storage_dir: str | Path | None = None,
     ):
         check_counts(buffer_size=buffer_size, n_envs=n_envs, n_steps=n_steps)
@@ -79,8 +80,11 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         self.buffer_size = max(buffer_size // n_envs, 1)
         if n_steps > self.buffer_size:
             raise ValueError(f"n_steps={n_steps} does not fit into {self.buffer_size} rows.")
-        if optimize_memory_usage and storage != "memory":
+        if optimize_memory_usage and storage not in ("device", "memory"):
             raise ValueError(f"optimize_memory_usage=True keeps frames in memory; storage={storage!r} cannot hold them.")
+        # Where rows, indices and the random generator live; batches go to ``device``.
+        self._storage_kind = storage
+        self._home = self.device if storage == "device" else th.device("cpu")
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.n_steps, self.gamma = n_steps, gamma
@@ -89,7 +93,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             self.obs_shape,
             self.buffer_size,
             n_envs,
-            self.device,
+            self._home,
             obs_dtype,
             optimize_memory_usage,
             frame_stack,
@@ -101,11 +105,11 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             fields[scalar] = ((), np.dtype(np.float32))
         self._extra = self._extra_fields()
         fields |= self._extra
-        self._storage = RecordStorage(fields, self.buffer_size, n_envs, self.device, storage, storage_dir)
-        if self.device.type == "cpu":
+        self._storage = RecordStorage(fields, self.buffer_size, n_envs, self._home, storage, storage_dir)
+        if self._home.type == "cpu":
             keep_freed_memory()  # batches of images are large; a fresh mapping for each costs more than the copy
         # SB3 seeds torch before it builds the buffer; reading the seed does not advance any generator.
-        self.generator = th.Generator(self.device).manual_seed(th.initial_seed() % 2**63)
+        self.generator = th.Generator(self._home).manual_seed(th.initial_seed() % 2**63)
 
     def _extra_fields(self) -> dict[str, FieldType]:
         """Fields of a record beyond a transition's; ``add`` and ``extend`` then take them in ``extra``."""
@@ -144,13 +148,13 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     @device.setter
     def device(self, device: th.device | str) -> None:
         device = th.device(device)
-        moved = hasattr(self, "_storage") and self._device != device
-        self._device = device
-        if moved:
+        if hasattr(self, "_storage") and self._storage_kind == "device" and self._home != device:
             self._move(device)
+        self._device = device
 
     def _move(self, device: th.device) -> None:
-        self._storage = self._storage.to(device, self.size())
+        self._home = device
+        self._storage = self._storage.to(device)
         for ring in self._layout.rings.values():
             ring.to(device)
         # A generator's state does not travel between kinds of device: continue from a seed it draws.
@@ -189,11 +193,13 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             timeouts = 0
         elif timeouts is None:
             timeouts = [info.get("TimeLimit.truncated", False) for info in infos]  # type: ignore[union-attr]
+            if len(timeouts) != self.n_envs:
+                raise ValueError(f"{self.n_envs} environments need as many infos, got {len(timeouts)}.")
         if type(action) is not np.ndarray:
             if isinstance(action, th.Tensor):  # from the device: do not go through the host
                 timeouts = np.broadcast_to(timeouts, self.n_envs)
                 step = [_one_row(value) for value in (obs, next_obs, action, reward, done, timeouts, extra)]
-                self.extend(step[0], step[1], step[2], step[3], step[4], None, step[5], step[6])
+                self._extend(step[0], step[1], step[2], step[3], step[4], None, step[5], step[6])
                 return
             action = np.asarray(action)
         try:
@@ -216,7 +222,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         """Which shapes were given and which were expected."""
         shapes = {name: tree_map(np.shape, value) for name, value in given.items()}
         expected: dict[str, Any] = {"obs": tree_map(lambda size: size, self.obs_shape), "action": (self.action_dim,)}
-        return f"Arrays do not fit ({error}). Expected {leading} and then {expected}, got shapes {shapes}."
+        return f"Arrays do not fit ({error!r}). Expected {leading} and then {expected}, got shapes {shapes}."
 
     def _extra_values(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
         given = given or {}
@@ -248,11 +254,17 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         :param extra: for buffers with further fields, their values
         :raises ValueError: if the arrays are not of the same length
         """
+        self._extend(obs, next_obs, action, reward, done, infos, timeouts, extra)
+
+    def _extend(
+        self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any, timeouts: Any, extra: Any
+    ) -> None:
         count = len(reward)
         if not self.handle_timeout_termination or (timeouts is None and infos is None):
             timeouts = np.zeros((count, self.n_envs), bool)
         elif timeouts is None:
-            timeouts = [[info.get("TimeLimit.truncated", False) for info in step] for step in infos]  # type: ignore[union-attr]
+            steps = [[step] if isinstance(step, Mapping) else step for step in infos or ()]
+            timeouts = [[info.get("TimeLimit.truncated", False) for info in step] for step in steps]
         given = dict(obs=obs, next_obs=next_obs, action=action, reward=reward, done=done, timeouts=timeouts)
         lengths = {name: len(next(iter(part.values())) if isinstance(part, Mapping) else part) for name, part in given.items()}
         if len(set(lengths.values())) > 1:
@@ -265,7 +277,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             for name, value in others.items():
                 others[name] = as_tensor(value).reshape(*leading, *self._storage.fields[name][0])
             values = self._layout.rows(obs, next_obs, count, kept, self._oldest_kept) | others
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, KeyError, IndexError) as error:
             raise ValueError(self._explain(given, leading, error)) from error
         start = (self.pos + count - kept) % self.buffer_size
         until_end = min(kept, self.buffer_size - start)
@@ -290,7 +302,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
 
     def truncate_episodes(self) -> None:
         """Mark the newest row as cut off by a time limit: the episodes that run now will not be continued."""
-        if self.size() > 0:
+        if self.size() > 0 and self.handle_timeout_termination:
             newest = self.pos - 1
             self.timeouts[newest] = 1 - self.dones[newest] * (1 - self.timeouts[newest])
             self.dones[newest] = 1
@@ -298,6 +310,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     def reset(self) -> None:
         """Forget all rows."""
         self.pos, self.full = 0, False
+        self._storage.clear()
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
@@ -314,7 +327,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         if self.n_envs > 1:  # with one environment SB3's draw takes nothing from the generator
             batch_inds = batch_inds * self.n_envs + np.random.randint(0, high=self.n_envs, size=(len(batch_inds),))
-        return self.rows(th.as_tensor(batch_inds, device=self.device), env)
+        return self.rows(th.as_tensor(batch_inds, device=self._home), env)
 
     def sample_block(self, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> Any:
         """
@@ -325,11 +338,11 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         """
         self._check_can_sample(gradient_steps, batch_size)
         shape = (gradient_steps, batch_size)
-        return self.rows(th.randint(self.size() * self.n_envs, shape, generator=self.generator, device=self.device), env)
+        return self.rows(th.randint(self.size() * self.n_envs, shape, generator=self.generator, device=self._home), env)
 
     def _check_can_sample(self, *counts: int) -> None:
-        if min(counts) < 1:
-            raise ValueError(f"A batch needs at least 1 row, not {min(counts)}.")
+        for count in counts:
+            check_counts(batch_size=count)
         if self.size() == 0:
             raise ValueError("The buffer is empty: add transitions before you sample.")
 
@@ -359,7 +372,18 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             samples = samples._replace(observations=normalize_obs(obs, env), next_observations=normalize_obs(next_obs, env))
         if index.dim() != 1:
             samples = tree_map_only(th.Tensor, lambda value: value.unflatten(0, index.shape), samples)
+        if self._home != self._device:
+            samples = tree_map_only(th.Tensor, lambda value: value.to(self._device), samples)
         return samples
+
+    def _rows_after(self, row: th.Tensor, count: int) -> th.Tensor:
+        """
+        ``count`` rows from each of ``row`` ``(n, 1)`` on; behind the newest row, where memory holds another time or
+        nothing, the newest again.
+        """
+        newest = (self.pos - 1) % self.buffer_size
+        steps = th.arange(count, device=self._home).minimum((newest - row) % self.buffer_size)
+        return (row + steps) % self.buffer_size
 
     def _n_step_returns(self, index: th.Tensor, env: VecNormalize | None) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -367,9 +391,9 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
 
         Steps stop at the end of an episode and at the newest row, after which memory holds another time.
         """
-        row, environment = index // self.n_envs, index % self.n_envs
-        steps = th.arange(self.n_steps, device=self.device)
-        rows = (row[:, None] + steps) % self.buffer_size
+        environment = index % self.n_envs
+        steps = th.arange(self.n_steps, device=self._home)
+        rows = self._rows_after(index[:, None] // self.n_envs, self.n_steps)
         at = (rows, environment[:, None].expand_as(rows))
         newest = (self.pos - 1) % self.buffer_size
         stops = (self.dones[at] + self.timeouts[at] + (rows == newest)) > 0
@@ -384,7 +408,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         return {
             "pos": self.pos,
             "full": self.full,
-            "rows": self._storage.filled(self.size()),
+            "rows": self._storage.state_dict(),
             "frames": {name: ring.state() for name, ring in self._layout.rings.items()},
             "generator": self.generator.get_state(),
         }
@@ -395,37 +419,25 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
 
         :raises ValueError: if it is of a buffer of other fields or more rows
         """
-        if state["full"] and len(state["rows"]) != self.buffer_size:
-            raise ValueError(f"the saved buffer holds {len(state['rows'])} rows, this one has room for {self.buffer_size}")
-        self._storage.restore(state["rows"])
+        if state["full"] and len(state["rows"]["lanes"]) != self.buffer_size:
+            saved = len(state["rows"]["lanes"])
+            raise ValueError(f"the saved buffer holds {saved} rows and is full, this one has room for {self.buffer_size}")
+        self._storage.load_state_dict(state["rows"])
         for name, ring in self._layout.rings.items():
             ring.restore(state["frames"][name])
         self.pos, self.full = state["pos"], state["full"]
         set_generator_state(self.generator, state["generator"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Only the filled rows travel, as CPU tensors: a file's size follows the content, not the capacity."""
-        state = self.__dict__.copy()
-        storage = state.pop("_storage")
-        state["_storage_arguments"] = storage.arguments
-        # As arrays, which pickle writes to a file without a copy of its own.
-        state["_content"] = tree_map_only(th.Tensor, th.Tensor.numpy, self.state_dict())
-        state["_layout"] = self._layout.without_frames()
-        state["_device"] = str(self._device)
-        del state["generator"]
-        return state
+        """Only the filled rows travel, as CPU arrays: a file's size follows the content, not the capacity."""
+        return self.__dict__ | {"generator": self.generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        device = th.device(state.pop("_device"))
-        if device.type == "cuda" and not th.cuda.is_available():
-            device = th.device("cpu")
-        content, storage = state.pop("_content"), state.pop("_storage_arguments")
         self.__dict__.update(state)
-        self._device = device
-        self._storage = RecordStorage(**storage, device=device)
-        self._layout = self._layout.on_device(device)
-        self.generator = th.Generator(device)
-        self.load_state_dict(tree_map_only(np.ndarray, th.from_numpy, content))
+        self._home = self._storage.device
+        self._device = usable_device(self._device)
+        self.generator = th.Generator(self._home)
+        set_generator_state(self.generator, state["generator"])
 
 
 def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:

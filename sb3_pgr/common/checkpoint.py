@@ -36,6 +36,7 @@ from sb3_pgr.common.state import (
     rng_state,
     set_arrays,
     set_vec_normalize,
+    truncate_episodes,
 )
 
 FORMAT = "sb3_pgr.checkpoint"
@@ -155,6 +156,7 @@ def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> Restart:
 def why_not_resumable(model: BaseAlgorithm) -> str | None:
     """Why checkpoints of this model could not be resumed exactly, or None if they can."""
     buffer = getattr(model, "replay_buffer", None)
+    buffer = getattr(buffer, "online", buffer)  # of a mixture, what is filled
     if isinstance(buffer, HerReplayBuffer):
         return "hindsight replay keeps whole episodes, which a checkpoint would cut"
     if getattr(buffer, "optimize_memory_usage", False) and not hasattr(buffer, "truncate_episodes"):
@@ -183,13 +185,7 @@ def start_segment(model: BaseAlgorithm) -> None:
 
 def end_episodes(model: BaseAlgorithm) -> None:
     """Mark the newest row of the replay buffer as cut off by a time limit, since its episode ends here."""
-    buffer: Any = getattr(model, "replay_buffer", None)
-    if hasattr(buffer, "truncate_episodes"):
-        buffer.truncate_episodes()
-    elif buffer is not None and buffer.size() > 0 and getattr(buffer, "handle_timeout_termination", False):
-        newest = buffer.pos - 1
-        buffer.timeouts[newest] = 1 - buffer.dones[newest] * (1 - buffer.timeouts[newest])
-        buffer.dones[newest] = 1
+    truncate_episodes(getattr(model, "replay_buffer", None))
 
 
 def _write(model: BaseAlgorithm, folder: Path) -> None:

@@ -77,6 +77,16 @@ def set_arrays(buffer: BaseBuffer, state: dict[str, Any]) -> None:
             setattr(buffer, name, value)
 
 
+def truncate_episodes(buffer: Any) -> None:
+    """Mark the newest row of a replay buffer as cut off by a time limit: what comes next is another episode."""
+    if hasattr(buffer, "truncate_episodes"):
+        buffer.truncate_episodes()
+    elif buffer is not None and buffer.size() > 0 and getattr(buffer, "handle_timeout_termination", False):
+        newest = buffer.pos - 1
+        buffer.timeouts[newest] = 1 - buffer.dones[newest] * (1 - buffer.timeouts[newest])
+        buffer.dones[newest] = 1
+
+
 def get_vec_normalize(env: VecNormalize) -> dict[str, Any]:
     """Running statistics of observations and returns."""
     obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
