@@ -89,8 +89,6 @@ class ObservationLayout:
 
         :param oldest: see ``FrameRing.extend``, of a field and a number of new rows
         """
-        if self.plain_row is not None:
-            return [np.asarray(obs).reshape(self.plain_row), np.asarray(next_obs).reshape(self.plain_row)]
         row: list[np.ndarray] = []
         for key, (name, _, shape) in self.names.items():
             own, following = (np.asarray(part if key is None else part[key]).reshape(shape) for part in (obs, next_obs))

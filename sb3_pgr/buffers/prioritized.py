@@ -10,6 +10,9 @@ from sb3_pgr.buffers.schedules import Schedule, schedule_value
 from sb3_pgr.buffers.sum_tree import SumTree
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 
+# Even the least of priorities must be drawn one day, and the largest be a number, whatever alpha is.
+_SMALLEST, _LARGEST = 1e-30, 1e30
+
 
 class PrioritizedReplayBuffer(TensorReplayBuffer):
     """
@@ -69,6 +72,8 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
 
     def _flush(self) -> None:
         """Give new rows their priority, all at once."""
+        if self._n_fresh == 0:
+            return
         stop = self.pos * self.n_envs
         start = stop - self._n_fresh * self.n_envs
         if start < 0:
@@ -138,20 +143,20 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
             raise ValueError(f"{len(indices)} indices need as many priorities, got {len(priorities)}.")
         if len(indices) == 0:
             return
-        # Even the smallest must be drawn one day, even the largest must be a number.
-        raised = (priorities + self.epsilon).pow(self.alpha).clamp(1e-30, 1e30)
+        raised = (priorities + self.epsilon).pow(self.alpha)
         if self._home.type == "cuda":
             self._check_later(indices, priorities)
             good = (priorities >= 0) & priorities.isfinite()
             raised = th.where(good, raised, self._max_priority)
         else:
             self._check(indices, priorities)
+        raised.clamp_(_SMALLEST, _LARGEST)
         self._flush()
         self._max_priority = th.maximum(self._max_priority, raised.amax())
         self._tree.update(indices, raised)
 
     def _check(self, indices: th.Tensor, priorities: th.Tensor) -> None:
-        if int(indices.max()) >= self.size() * self.n_envs:
+        if not self.full and int(indices.max()) >= self.size() * self.n_envs:
             raise ValueError(f"Row {int(indices.max()) // self.n_envs} has no priority: there are {self.size()} rows.")
         low, high = priorities.aminmax()  # NaN if there is one
         if low.item() >= 0 and high.item() < float("inf"):

@@ -114,17 +114,17 @@ class RecordStorage:
 
     def write_row(self, row: int, values: Sequence[Any]) -> None:
         """Write one row, one array ``(n_envs, *shape)`` a field, in the fields' order."""
-        slot = row
-        if not self._on_host:
-            if len(self._staged) == min(_STAGED_ROWS, self.rows):  # no row may be there twice
-                self.flush()
-            slot = len(self._staged)
-        for column, value in zip(self._columns, values):
-            column[slot] = value
-        if not self._on_host:
-            self._staged.append(row)
         if row >= self._n_filled:
             self._n_filled = row + 1
+        if self._on_host:
+            for column, value in zip(self._columns, values):
+                column[row] = value
+            return
+        if len(self._staged) == min(_STAGED_ROWS, self.rows):  # no row may be there twice
+            self.flush()
+        for column, value in zip(self._columns, values):
+            column[len(self._staged)] = value
+        self._staged.append(row)
 
     def clear(self) -> None:
         """Forget all rows."""

@@ -74,10 +74,10 @@ class SumTree:
         """
         count = batches * n
         if len(self._strata) != n:
-            self._strata = th.arange(n, dtype=self._wide, device=self.device)
+            self._strata = th.arange(n, dtype=self._wide, device=self.device) / n
         uniform = th.rand((len(self._levels), count, 1), generator=generator, device=self.device).mul_(_BELOW_ONE)
         sums = self._levels[-1].cumsum(0, dtype=self._wide)
-        target = uniform[0].view(batches, n).add(self._strata).mul_(sums[-1] / n).flatten()
+        target = self._strata.add(uniform[0].view(batches, n), alpha=1 / n).mul_(sums[-1]).flatten()
         index = th.searchsorted(sums, target, right=True).clamp_(max=len(sums) - 1)
         # A new number for every level: one alone has not the digits for a fair choice among millions.
         for level, number in zip(self._levels[-2::-1], uniform[1:], strict=True):

@@ -98,6 +98,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             optimize_memory_usage,
             frame_stack,
         )
+        self._plain_row = self._layout.plain_row
         fields: dict[str, FieldType] = dict(self._layout.fields)
         self._action_row = (n_envs, self.action_dim)
         fields["actions"] = action_field(action_space, self.action_dim, action_dtype)
@@ -203,17 +204,15 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
                 return
             action = np.asarray(action)
         try:
-            row = [
-                *self._layout.row(obs, next_obs, self._oldest_kept),
-                action.reshape(self._action_row),
-                reward,
-                done,
-                timeouts,
-            ]
+            action = action.reshape(self._action_row)
+            if self._plain_row is not None and type(obs) is np.ndarray is type(next_obs):  # added most: added fastest
+                row = [obs.reshape(self._plain_row), next_obs.reshape(self._plain_row), action, reward, done, timeouts]
+            else:
+                row = [*self._layout.row(obs, next_obs, self._oldest_kept), action, reward, done, timeouts]
             if self._extra or extra:
                 row += self._extra_values(extra).values()
             self._storage.write_row(self.pos, row)
-        except ValueError as error:
+        except (ValueError, KeyError, IndexError) as error:
             given = dict(obs=obs, next_obs=next_obs, action=action, reward=reward, done=done)
             raise ValueError(self._explain(given, (self.n_envs,), error)) from error
         self._advance(1, done)
