@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
 
 
@@ -90,8 +89,3 @@ def chosen(options: dict[str, Any], name: str, argument: str) -> Any:
     if name not in options:
         raise ValueError(f"{argument}={name!r} is not known; choose one of {', '.join(options)}.")
     return options[name]
-
-
-def as_matrix(array: Any) -> np.ndarray:
-    """``(n, ...)`` to ``(n, d)``."""
-    return np.asarray(array).reshape(len(array), -1)

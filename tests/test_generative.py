@@ -1,0 +1,230 @@
+import math
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_pgr.generative.denoiser import PaperDenoiser, ResidualDenoiser
+from sb3_pgr.generative.edm import EDM, HeunSampler
+from sb3_pgr.generative.ema import WarmupEMA
+from sb3_pgr.generative.generator import LEAN, PAPER, GeneratorDivergedError, TransitionGenerator, generator_config
+from sb3_pgr.generative.layout import TransitionLayout
+from sb3_pgr.generative.normalizers import MinMaxCondition, MinMaxNormalizer, RankCondition, StandardNormalizer
+
+TINY = dict(denoiser_kwargs=dict(width=32, n_blocks=1), train_steps=150, batch_size=128)
+
+
+def n_parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_paper_preset_is_the_official_one():
+    assert n_parameters(PaperDenoiser(41)) == 26_243_625
+    assert PAPER.sampler.n_evaluations(PAPER.cfg_scale) == 383
+    assert sum(gamma > 0 for gamma in PAPER.sampler.gammas(EDM().schedule(128)[:-1])) == 96
+    assert max(PAPER.sampler.gammas([1.0])) == pytest.approx(math.sqrt(2) - 1)
+    assert (PAPER.train_steps, PAPER.batch_size, PAPER.learning_rate, PAPER.warm_start) == (100_000, 256, 3e-4, False)
+
+
+def test_lean_preset_is_lean():
+    assert LEAN.sampler.n_evaluations(LEAN.cfg_scale) <= 40
+    assert n_parameters(ResidualDenoiser(171)) <= 3_000_000  # quadruped-walk
+
+
+def test_average_is_a_copy_then_slow():
+    """0.995 from about step 2930 on, as the library that the official code uses."""
+    network = th.nn.Linear(2, 2)
+    ema = WarmupEMA(network)
+    decays = []
+    for _ in range(3_200):
+        with th.no_grad():
+            network.weight.add_(0.01)
+        before = ema.network.weight.clone()
+        ema.update(network)
+        decays.append(ema.current_decay())
+        if ema.step % 10:
+            assert th.equal(before, ema.network.weight)
+        else:
+            expected = before + (1 - decays[-1]) * (network.weight - before)
+            th.testing.assert_close(ema.network.weight, expected)
+    assert decays[:101] == [0.0] * 101
+    assert next(step for step, decay in enumerate(decays) if decay == 0.995) == pytest.approx(2930, abs=2)
+
+
+def reference_denoise(network, x, sigma, condition, sd=1.0):
+    """Equation 7 with table 1, row by row in float64."""
+    rows = []
+    for i in range(len(x)):
+        s = float(sigma[i])
+        c_skip, c_out = sd**2 / (s**2 + sd**2), s * sd / math.sqrt(s**2 + sd**2)
+        inputs = (x[i : i + 1] / math.sqrt(s**2 + sd**2)).float()
+        output = network(inputs, th.tensor([math.log(s) / 4]), None if condition is None else condition[i : i + 1]).double()
+        rows.append(c_skip * x[i].double() + c_out * output[0])
+    return th.stack(rows)
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("network", [ResidualDenoiser(5, 16, 1), PaperDenoiser(5, 8, 2, 8)], ids=["residual", "paper"])
+def test_denoiser_and_loss(network, conditioned):
+    th.manual_seed(0)
+    for parameter in network.parameters():
+        th.nn.init.normal_(parameter, std=0.3)
+    x, normal = th.randn(6, 5), th.randn(6, 6)
+    condition = th.tensor([[0.1], [math.nan], [-1.0], [1.0], [0.5], [math.nan]]) if conditioned else None
+    edm = EDM()
+    sigma = (-1.2 + 1.2 * normal[:, -1].double()).exp()
+    noised = x + sigma[:, None].float() * normal[:, :-1]
+    denoised = reference_denoise(network, noised, sigma, condition)
+    th.testing.assert_close(edm.denoise(network, noised, sigma.float(), condition).double(), denoised, rtol=1e-5, atol=1e-5)
+    weight = (sigma**2 + 1) / sigma**2
+    expected = weight * (denoised - x.double()).pow(2).mean(1)
+    th.testing.assert_close(edm.loss(network, x, condition, normal).double(), expected, rtol=1e-4, atol=1e-5)
+    if conditioned:  # a row without a condition is a row of the unconditional model
+        free = edm.denoise(network, noised, sigma.float(), None)
+        given = edm.denoise(network, noised, sigma.float(), condition)
+        assert th.allclose(free[1], given[1], atol=1e-6) and not th.allclose(free[0], given[0], atol=1e-4)
+
+
+def test_schedule():
+    sigmas = EDM().schedule(128)
+    assert sigmas[0] == pytest.approx(80) and sigmas[-2] == pytest.approx(0.002) and sigmas[-1] == 0
+    i = 40
+    assert sigmas[i] == pytest.approx((80 ** (1 / 7) + i / 127 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+    assert EDM().schedule(1) == [pytest.approx(80), 0.0]
+    assert EDM().schedule(5, 0.5)[0] == pytest.approx(0.5)
+
+
+class Gaussian(th.nn.Module):
+    """The exact denoiser's network for data N(mean, 0.5^2), whose mean is the condition (0 without one)."""
+
+    def forward(self, x, noise, condition):
+        sigma = (4 * noise).exp()[:, None]
+        mean = 0.0 if condition is None else condition
+        raw = x * (sigma**2 + 1).sqrt()
+        denoised = (0.25 * raw + sigma**2 * mean) / (0.25 + sigma**2)
+        return (denoised - raw / (sigma**2 + 1)) * (sigma**2 + 1).sqrt() / sigma
+
+
+@pytest.mark.parametrize("churn", [0.0, 40.0])
+@pytest.mark.parametrize("scale, mean", [(0.0, 0.0), (1.0, 2.0), (1.5, 3.0)])
+def test_sampler_on_a_known_distribution(churn, scale, mean):
+    """Guidance of a Gaussian towards a shifted one of the same width moves its mean by scale times the shift."""
+    generator = th.Generator().manual_seed(0)
+    x = 80 * th.randn(20_000, 1, generator=generator)
+    sampler = HeunSampler(n_steps=40, s_churn=churn)
+    drawn = sampler.sample(EDM(), Gaussian(), x, 80.0, th.full((20_000, 1), 2.0), scale, generator)
+    assert drawn.mean().item() == pytest.approx(mean, abs=0.03)
+    assert drawn.std().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_evaluations_are_counted():
+    class Counter(th.nn.Module):
+        calls = 0
+
+        def forward(self, x, noise, condition):
+            Counter.calls += 1
+            return x
+
+    for both, scale in ((True, 2.0), (False, 2.0), (True, 1.0), (True, 0.0)):
+        sampler, Counter.calls = HeunSampler(n_steps=7, guide_both_halves=both), 0
+        sampler.sample(EDM(), Counter(), th.randn(2, 3), 80.0, th.zeros(2, 1), scale, th.Generator())
+        assert Counter.calls == sampler.n_evaluations(scale)
+
+
+@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("n_actions", [0, 3])
+@pytest.mark.parametrize("terminals", [False, True])
+def test_layout_round_trip(n_actions, terminals, delta):
+    layout = TransitionLayout(4, 1 if n_actions else 2, n_actions, terminals, delta)
+    parts = {
+        "observations": th.randn(9, 4),
+        "actions": th.randint(3, (9, 1)) if n_actions else th.rand(9, 2),
+        "rewards": th.randn(9, 1),
+        "next_observations": th.randn(9, 4),
+        "dones": th.randint(2, (9, 1)).float(),
+    }
+    vectors = layout.join(parts)
+    assert vectors.shape == (9, layout.dim)
+    for name, value in layout.split(vectors + 0.01 * th.rand_like(vectors)).items():
+        expected = th.zeros(9, 1) if name == "dones" and not terminals else parts[name]
+        th.testing.assert_close(value, expected, rtol=0, atol=0.03)
+
+
+def test_normalizers():
+    data = th.randn(100, 3) * th.tensor([1.0, 10.0, 0.0]) + 5
+    for kind in (MinMaxNormalizer, StandardNormalizer):
+        normalizer = kind.fit(data)
+        normalized = normalizer.normalize(data)
+        assert normalized.isfinite().all()
+        th.testing.assert_close(normalizer.denormalize(normalized), data, rtol=1e-4, atol=1e-4)
+        if kind is MinMaxNormalizer:
+            assert normalized.abs().max() <= 1 + 1e-6
+    values = th.tensor([3.0, 1.0, 1000.0, 2.0])
+    assert RankCondition(values).normalize(values).tolist() == [0.25, -0.75, 0.75, -0.25]
+    assert RankCondition(values).normalize(th.tensor([0.0, 5000.0])).tolist() == [-1.0, 1.0]
+    th.testing.assert_close(MinMaxCondition(values).normalize(values)[[1, 2]], th.tensor([-1.0, 1.0]), rtol=1e-4, atol=1e-4)
+
+
+def toy(n=2000):
+    """Dynamics s' = s + 0.1 a, reward s_0."""
+    generator = th.Generator().manual_seed(0)
+    s, a = th.randn(n, 2, generator=generator), 2 * th.rand(n, 2, generator=generator) - 1
+    return dict(observations=s, actions=a, rewards=s[:, :1], next_observations=s + 0.1 * a, dones=(s[:, :1] > 1).float())
+
+
+def test_generator_learns_and_is_guided():
+    data = toy()
+    generator = TransitionGenerator(2, 2, config=TINY | dict(train_steps=400, learning_rate=3e-3))
+    before = th.get_rng_state(), np.random.get_state()[1].copy()
+    report = generator.fit(data, data["rewards"].squeeze(1))
+    plain = generator.sample(1000)
+    top = generator.sample(1000, th.full((1000,), 1.5))
+    assert th.equal(before[0], th.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+    assert 0 < report["loss"] < 1
+    assert abs(plain["rewards"].mean()) < 0.3 and top["rewards"].mean() > 0.8
+    step = plain["next_observations"] - plain["observations"]
+    assert (step - 0.1 * plain["actions"]).pow(2).mean().sqrt() < 0.05
+    assert set(top["dones"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_same_seed_same_transitions_in_any_chunks():
+    data = toy(300)
+    drawn = []
+    for limit in (2**28, 2**28, 16 * 64 * 20):
+        generator = TransitionGenerator(2, 2, config=TINY | dict(train_steps=20, memory_limit=limit), seed=4)
+        generator.fit(data, data["rewards"].squeeze(1))
+        seen = []
+        drawn.append(generator.sample(50, progress=lambda done, n, seen=seen: seen.append(done))["observations"])
+        assert seen == ([50] if limit == 2**28 else [20, 40, 50])
+    assert th.equal(drawn[0], drawn[1]) and drawn[2].shape == (50, 2)
+
+
+def test_divergence_is_told():
+    data = toy(100)
+    data["rewards"][3] = float("nan")
+    generator = TransitionGenerator(2, 2, config=TINY)
+    with pytest.raises(GeneratorDivergedError, match="loss is nan"):
+        generator.fit(data, th.zeros(100))
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ("medium", "generator='medium'"),
+        (dict(preset="tiny"), "generator preset='tiny'"),
+        (dict(n_layers=3), r"no setting \['n_layers'\]"),
+        (dict(sampler=12), "sampler=12 must be a mapping"),
+        (dict(denoiser="unet"), "denoiser='unet'"),
+        (dict(normalizer="rank"), "normalizer='rank'"),
+        (dict(condition="log"), "condition='log'"),
+    ],
+    ids=str,
+)
+def test_refusals(config, message):
+    with pytest.raises(ValueError, match=message):
+        TransitionGenerator(2, 2, config=config)
+
+
+def test_settings_by_name():
+    config = generator_config(dict(preset="paper", sampler=dict(n_steps=16), train_steps=7))
+    assert (config.sampler.n_steps, config.sampler.s_churn, config.train_steps, config.denoiser) == (16, 80.0, 7, "paper")
