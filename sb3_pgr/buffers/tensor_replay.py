@@ -116,7 +116,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         """Fields of a record beyond a transition's; ``add`` and ``extend`` then take them in ``extra``."""
         return {}
 
-    # Views (rows, n_envs, ...) of what is stored; with optimize_memory_usage observations are positions of frames.
+    # Views (rows, n_envs, ...) of what is stored.
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
