@@ -84,7 +84,7 @@ def test_dict_observations():
             return self.observation_space.sample(), 0.0, False, False, {}
 
     model = build("redq", DictEnv(), policy="MultiInputPolicy").learn(80)
-    assert isinstance(model.replay_buffer, DictReplayBuffer)
+    assert isinstance(model.replay_buffer, TensorReplayBuffer)
 
 
 def test_images():
