@@ -1,13 +1,10 @@
 """Diffusion as in EDM: preconditioning, training loss, noise schedule and Heun sampler (Karras et al. 2022)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch as th
 from torch import nn
-
-Denoise = Callable[[th.Tensor, th.Tensor], th.Tensor]
 
 
 @dataclass(frozen=True)
