@@ -21,23 +21,50 @@ if TYPE_CHECKING:
         TensorReplayBuffer,
         TensorRolloutBuffer,
     )
+    from sb3_pgr.generative import GenerativeReplayBuffer, GenerativeReplayCallback, Relevance, TransitionGenerator
+    from sb3_pgr.pgrsac import PGRSAC
     from sb3_pgr.redq import REDQ
 
 
 __all__ = [
+    "PGRSAC",
     "REDQ",
     "EpisodeStats",
     "EpisodeStatsCallback",
+    "GenerativeReplayBuffer",
+    "GenerativeReplayCallback",
     "MixtureReplayBuffer",
     "PrioritizedReplayBuffer",
     "PrioritizedReplayCallback",
+    "Relevance",
     "SequenceReplayBuffer",
     "TensorReplayBuffer",
     "TensorRolloutBuffer",
+    "TransitionGenerator",
     "__version__",
 ]
 
-_WHERE = {name: "sb3_pgr.buffers" for name in __all__ if name not in ("REDQ", "__version__")} | {"REDQ": "sb3_pgr.redq"}
+_WHERE = {
+    "PGRSAC": "sb3_pgr.pgrsac",
+    "REDQ": "sb3_pgr.redq",
+    "GenerativeReplayBuffer": "sb3_pgr.generative",
+    "GenerativeReplayCallback": "sb3_pgr.generative",
+    "Relevance": "sb3_pgr.generative",
+    "TransitionGenerator": "sb3_pgr.generative",
+    **{
+        name: "sb3_pgr.buffers"
+        for name in (
+            "EpisodeStats",
+            "EpisodeStatsCallback",
+            "MixtureReplayBuffer",
+            "PrioritizedReplayBuffer",
+            "PrioritizedReplayCallback",
+            "SequenceReplayBuffer",
+            "TensorReplayBuffer",
+            "TensorRolloutBuffer",
+        )
+    },
+}
 
 choose_renderer()
 register_envs()

@@ -18,6 +18,7 @@ from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
 from sb3_pgr.buffers.observations import NEXT_OBS, OBS, ObservationLayout
 from sb3_pgr.buffers.storage import RecordStorage, usable_device
 from sb3_pgr.common.engine import keep_freed_memory
+from sb3_pgr.common.state import set_generator_state
 
 
 class TensorReplayBuffer(FromShapes, ReplayBuffer):
@@ -345,18 +346,19 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         if self.size() == 0:
             raise ValueError("The buffer is empty: add transitions before you sample.")
 
-    def rows(self, index: th.Tensor, env: VecNormalize | None = None) -> Any:
+    def rows(self, index: th.Tensor, env: VecNormalize | None = None, single_steps: bool = False) -> Any:
         """
         The transitions at given places.
 
         :param index: ``row * n_envs + environment``, of any shape
         :param env: normalises observations and rewards
+        :param single_steps: one step each, whatever ``n_steps``
         :return: tensors of shape ``(*index.shape, ...)``
         """
         flat = index.flatten()
         first = self._storage.gather(flat)
         rewards, last, discounts = first["rewards"], first, None
-        if self.n_steps > 1:
+        if self.n_steps > 1 and not single_steps:
             rewards, flat_last, discounts = self._n_step_returns(flat, env)
             last = self._storage.gather(flat_last)
         elif env is not None:
@@ -437,12 +439,6 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         self._device = usable_device(self._device)
         self.generator = th.Generator(self._home)
         set_generator_state(self.generator, state["generator"])
-
-
-def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:
-    """Continue a generator, unless its state is of another kind of device."""
-    if len(state) == len(generator.get_state()):
-        generator.set_state(state)
 
 
 def _one_row(value: Any) -> Any:

@@ -33,6 +33,12 @@ def restore_rng(state: dict[str, Any]) -> None:
         th.cuda.set_rng_state_all([th.tensor(generator, dtype=th.uint8) for generator in state["cuda"]])
 
 
+def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:
+    """Continue a generator, unless its state is of another kind of device."""
+    if len(state) == len(generator.get_state()):
+        generator.set_state(state)
+
+
 def get_arrays(buffer: BaseBuffer) -> dict[str, Any]:
     """
     A buffer's own ``state_dict``, or of SB3's buffers the arrays (their filled rows only) and plain numbers among the

@@ -3,111 +3,21 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch as th
 from torch import nn
 
-from sb3_pgr.common.engine import keep_freed_memory
+from sb3_pgr.common.engine import has_fast_bfloat16, keep_freed_memory
+from sb3_pgr.common.state import set_generator_state
+from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.denoiser import PaperDenoiser, ResidualDenoiser
-from sb3_pgr.generative.edm import EDM, HeunSampler
 from sb3_pgr.generative.ema import WarmupEMA
 from sb3_pgr.generative.layout import TransitionLayout
 from sb3_pgr.generative.normalizers import CONDITIONS, NORMALIZERS, chosen
 
 DENOISERS: dict[str, type[nn.Module]] = {"residual": ResidualDenoiser, "paper": PaperDenoiser}
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """
-    Everything about the diffusion model and its training. Defaults are the lean preset.
-
-    :param denoiser: ``"residual"`` or ``"paper"``
-    :param denoiser_kwargs: sizes of the network
-    :param normalizer: ``"standard"`` or ``"minmax"`` (samples then never leave the data's box)
-    :param condition: ``"rank"`` or ``"minmax"``: how relevance is normalised over the real rows
-    :param delta: model the change of the observation in place of the next one
-    :param terminals: model terminals (without, generated rows never end)
-    :param train_steps: steps of a fit
-    :param warm_start: go on from the last fit instead of from scratch
-    :param batch_size: rows of a training step
-    :param learning_rate: at the start; it falls to 0 along a cosine
-    :param grad_clip: largest norm of the gradient
-    :param betas: of AdamW
-    :param ema_decay: largest decay of the averaged weights, which are the ones that draw
-    :param cfg_dropout: share of training rows whose relevance is hidden
-    :param cfg_scale: strength of guidance when drawing; 1 is none, 0 ignores relevance
-    :param sampler: noise levels and churn
-    :param edm: noise levels of training
-    :param precision: ``"fp32"`` or ``"bf16"`` for matrix products
-    :param memory_limit: bytes that drawing may take for activations at a time
-    """
-
-    denoiser: str = "residual"
-    denoiser_kwargs: dict[str, Any] = field(default_factory=dict)
-    normalizer: str = "standard"
-    condition: str = "rank"
-    delta: bool = True
-    terminals: bool = True
-    train_steps: int = 5_000
-    warm_start: bool = True
-    batch_size: int = 512
-    learning_rate: float = 1e-3
-    grad_clip: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.99)
-    ema_decay: float = 0.995
-    cfg_dropout: float = 0.25
-    cfg_scale: float = 1.5
-    sampler: HeunSampler = field(default_factory=lambda: HeunSampler(n_steps=10))
-    edm: EDM = field(default_factory=EDM)
-    precision: str = "fp32"
-    memory_limit: int = 2**28
-
-
-LEAN = GeneratorConfig()
-PAPER = GeneratorConfig(
-    denoiser="paper",
-    normalizer="minmax",
-    condition="minmax",
-    delta=False,
-    terminals=False,
-    train_steps=100_000,
-    warm_start=False,
-    batch_size=256,
-    learning_rate=3e-4,
-    cfg_scale=2.0,
-    sampler=HeunSampler(n_steps=128, s_churn=80.0, guide_both_halves=False),
-    memory_limit=2**32,
-)
-PRESETS = {"lean": LEAN, "paper": PAPER}
-
-
-def generator_config(generator: str | dict[str, Any] | GeneratorConfig) -> GeneratorConfig:
-    """
-    A preset by name; or a mapping of settings, on top of the preset that its ``"preset"`` names (lean by default).
-
-    :raises ValueError: if the preset or a setting is not known
-    """
-    if isinstance(generator, GeneratorConfig):
-        return generator
-    if isinstance(generator, str):
-        return chosen(PRESETS, generator, "generator")
-    settings = dict(generator)
-    preset = chosen(PRESETS, settings.pop("preset", "lean"), "generator preset")
-    unknown = settings.keys() - GeneratorConfig.__dataclass_fields__.keys()
-    if unknown:
-        raise ValueError(
-            f"generator has no setting {sorted(unknown)}; there are {sorted(GeneratorConfig.__dataclass_fields__)}."
-        )
-    for name, kind in (("sampler", HeunSampler), ("edm", EDM)):
-        if isinstance(settings.get(name), dict):
-            settings[name] = replace(getattr(preset, name), **settings[name])
-        elif name in settings and not isinstance(settings[name], kind):
-            raise ValueError(f"generator setting {name}={settings[name]!r} must be a mapping of its values.")
-    return replace(preset, **settings)
 
 
 class GeneratorDivergedError(RuntimeError):
@@ -146,7 +56,15 @@ class TransitionGenerator:
         self._make_network = chosen(DENOISERS, self.config.denoiser, "denoiser")
         self.generator = th.Generator(self.device).manual_seed(seed)
         self.n_fits = 0
+        self._bfloat16 = self.config.precision == "bf16" or (
+            self.config.precision == "auto" and has_fast_bfloat16(self.device)
+        )
         self._new_network()
+        if self.config.memory_limit < self._bytes_per_row():
+            raise ValueError(
+                f"generator setting memory_limit={self.config.memory_limit} is below the {self._bytes_per_row()} bytes that "
+                "one row takes."
+            )
 
     def _new_network(self) -> None:
         """With weights from the generator's own random numbers."""
@@ -220,29 +138,42 @@ class TransitionGenerator:
         return {"loss": last_loss, "seconds": time.perf_counter() - started}
 
     @th.no_grad()
-    def sample(self, n: int, prompt: th.Tensor | None = None, progress: Progress | None = None) -> dict[str, th.Tensor]:
+    def sample(
+        self,
+        n: int,
+        prompt: th.Tensor | None = None,
+        start: dict[str, th.Tensor] | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, th.Tensor]:
         """
         Draw transitions, in chunks that keep within ``memory_limit``.
 
         :param n: how many
         :param prompt: relevance values ``(n,)`` to ask for, in the units of ``fit``; None for the unconditional model
+        :param start: real transitions of ``n`` rows to begin from, needed with ``sigma_start``
         :param progress: called with the number of transitions so far and ``n``
         :return: transitions of ``n`` rows
         """
         config, sampler = self.config, self.config.sampler
         chunk = max(1, min(n, config.memory_limit // self._bytes_per_row()))
         conditions = None if prompt is None else self.condition.normalize(prompt)[:, None]
+        sigma = config.sigma_start or config.edm.sigma_max
+        if config.sigma_start is not None and start is None:
+            raise ValueError(f"sigma_start={config.sigma_start} needs real transitions to start from.")
+        origin = self.normalizer.normalize(self.layout.join(start)) if config.sigma_start and start else None
         drawn = []
-        for start in range(0, n, chunk):
-            count = min(chunk, n - start)
-            x = config.edm.sigma_max * th.randn((count, self.layout.dim), generator=self.generator, device=self.device)
-            given = None if conditions is None else conditions[start : start + count]
+        for first in range(0, n, chunk):
+            count = min(chunk, n - first)
+            x = sigma * th.randn((count, self.layout.dim), generator=self.generator, device=self.device)
+            if origin is not None:
+                x = x + origin[first : first + count]
+            given = None if conditions is None else conditions[first : first + count]
             with self._autocast():
                 x = sampler.sample(
                     config.edm,
                     self.ema.network,
                     x,
-                    config.edm.sigma_max,
+                    sigma,
                     given,
                     config.cfg_scale,
                     self.generator,
@@ -250,8 +181,37 @@ class TransitionGenerator:
                 )
             drawn.append(self.normalizer.denormalize(x))
             if progress is not None:
-                progress(start + count, n)
+                progress(first + count, n)
         return self.layout.split(th.cat(drawn))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, normalisers and random state, as tensors and plain values; no weights that a fit would not go on from."""
+        return {
+            "n_fits": self.n_fits,
+            "network": self.network.state_dict() if self.config.warm_start else None,
+            "average": self.ema.network.state_dict(),
+            "ema_step": self.ema.step,
+            "normalizer": vars(self.normalizer) if self.n_fits else None,
+            "condition": vars(self.condition) if self.n_fits else None,
+            "random": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """
+        Put back what ``state_dict`` returned.
+
+        :raises RuntimeError: if the weights are of other sizes
+        """
+        self.ema.network.load_state_dict(state["average"])
+        if state["network"] is not None:
+            self.network.load_state_dict(state["network"])
+        self.n_fits, self.ema.step = state["n_fits"], state["ema_step"]
+        for name, kind in (("normalizer", self._make_normalizer), ("condition", self._make_condition)):
+            if state[name] is not None:
+                part = kind.__new__(kind)
+                vars(part).update({key: value.to(self.device) for key, value in state[name].items()})
+                setattr(self, name, part)
+        set_generator_state(self.generator, state["random"])
 
     def _bytes_per_row(self) -> int:
         """Roughly what one row takes: the widest activations of two layers, twice."""
@@ -259,7 +219,7 @@ class TransitionGenerator:
         return 16 * width
 
     def _autocast(self) -> th.autocast:
-        return th.autocast(self.device.type, th.bfloat16, enabled=self.config.precision == "bf16")
+        return th.autocast(self.device.type, th.bfloat16, enabled=self._bfloat16)
 
     @property
     def _can_fuse(self) -> bool:

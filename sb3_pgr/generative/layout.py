@@ -1,5 +1,6 @@
 """A transition as one vector."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch as th
@@ -48,8 +49,9 @@ class TransitionLayout:
             start += width
         return slices
 
-    def join(self, parts: dict[str, th.Tensor]) -> th.Tensor:
+    def join(self, parts: Mapping[str, th.Tensor], absolute: bool = False) -> th.Tensor:
         """
+        :param absolute: with ``delta``, the next observation itself all the same
         :param parts: ``observations (n, obs_dim)``, ``actions (n, action_dim)``, ``rewards (n, 1)``,
             ``next_observations``, ``dones (n, 1)``
         :return: ``(n, dim)``
@@ -58,7 +60,7 @@ class TransitionLayout:
         if self.n_actions:
             actions = 2 * th.nn.functional.one_hot(actions.long().flatten(), self.n_actions) - 1
         obs, next_obs = parts["observations"], parts["next_observations"]
-        columns = [obs, actions, parts["rewards"], next_obs - obs if self.delta else next_obs]
+        columns = [obs, actions, parts["rewards"], next_obs - obs if self.delta and not absolute else next_obs]
         if self.terminals:
             columns.append(2 * parts["dones"] - 1)
         return th.cat([column.flatten(1).float() for column in columns], 1)

@@ -1,0 +1,214 @@
+"""
+Runs a study (tasks x arms x seeds), each run on one core, and draws what there is.
+
+    python benchmarks/pgr_study/study.py base_agent             # what is missing, two runs at a time; then the report
+    python benchmarks/pgr_study/study.py base_agent --report    # table and curves from what there is
+    python benchmarks/pgr_study/study.py base_agent --run dmc/cheetah-run-v0 ln2_u8_d1 0     # one run
+
+A study is a YAML file beside this one: what all arms have in common and what each changes are arguments of the algorithm.
+It may be stopped at any time: a run goes on exactly from its last checkpoint (under ``build/``). Results are
+``benchmarks/results/pgr_study/<study>/<task>/<arm>_seed<seed>.csv``.
+"""
+
+import argparse
+import csv
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from provenance import RESULTS, provenance  # noqa: E402
+
+EVAL_EPISODES, FINAL_EPISODES = 5, 10
+CHECKPOINT_FREQ = 5_000
+
+
+def load(name: str) -> dict[str, Any]:
+    study = yaml.safe_load((HERE / f"{name}.yml").read_text())
+    study["name"] = name
+    return study
+
+
+def result_file(study: dict[str, Any], task: str, arm: str, seed: int) -> Path:
+    return RESULTS / "pgr_study" / study["name"] / task.replace("/", "-") / f"{arm}_seed{seed}.csv"
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    with open(path, newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def write(path: Path, rows: list[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".tmp"), "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) -> None:
+    import gymnasium as gym
+    import torch as th
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.monitor import Monitor
+
+    import sb3_pgr
+    from sb3_pgr.common.callbacks import ResumableCheckpoint
+    from sb3_pgr.common.checkpoint import latest_checkpoint
+
+    class Evaluate(BaseCallback):
+        """Evaluates the deterministic policy on the same held-out episodes every time."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.path = result_file(study, task, arm, seed)
+            self.rows: list[dict[str, float]] = []
+
+        def _on_training_start(self) -> None:
+            earlier = read(self.path) if self.path.exists() else []
+            self.rows = [row for row in earlier if row["timesteps"] <= self.model.num_timesteps]
+            self.seconds = self.rows[-1]["training_seconds"] if self.rows else 0.0
+            self.cpu_seconds = self.rows[-1]["cpu_seconds"] if self.rows else 0.0
+            self.since, self.cpu_since = time.time(), time.process_time()
+
+        def _on_step(self) -> bool:
+            # Evaluate before the step that passes the mark has been learned from.
+            if self.num_timesteps % study["eval_freq"] == 0:
+                self.evaluate(FINAL_EPISODES if self.num_timesteps >= study["n_timesteps"] else EVAL_EPISODES)
+            return True
+
+        def evaluate(self, episodes: int) -> None:
+            self.seconds += time.time() - self.since
+            self.cpu_seconds += time.process_time() - self.cpu_since
+            env = Monitor(gym.make(task))
+            env.reset(seed=10_000 + seed)
+            state = np.random.get_state(), th.get_rng_state()
+            returns, _ = evaluate_policy(self.model, env, episodes, return_episode_rewards=True, warn=False)
+            np.random.set_state(state[0])
+            th.set_rng_state(state[1])
+            row = {
+                "timesteps": self.num_timesteps,
+                "return_mean": round(float(np.mean(returns)), 2),
+                "return_std": round(float(np.std(returns)), 2),
+                "episodes": episodes,
+                "training_seconds": round(self.seconds, 1),
+                "cpu_seconds": round(self.cpu_seconds, 1),
+            }
+            self.rows.append(row)
+            write(self.path, self.rows)
+            print(f"{task} {arm} seed {seed}: {row}", flush=True)
+            self.since, self.cpu_since = time.time(), time.process_time()
+
+    if device == "cpu":
+        th.set_num_threads(1)
+    settings = study["common"] | study["arms"][arm]
+    name = settings.pop("algo")
+    module = "sb3_pgr" if hasattr(sb3_pgr, name) else "stable_baselines3"
+    model = getattr(importlib.import_module(module), name)(env=task, seed=seed, device=device, **settings)
+    folder = HERE.parents[1] / "build" / "pgr_study" / study["name"] / task.replace("/", "-") / f"{arm}_seed{seed}"
+    last = latest_checkpoint(folder)
+    checkpoint = ResumableCheckpoint(folder, CHECKPOINT_FREQ, keep=1, resume_from=last)
+    if last is not None:
+        checkpoint.restore(model)
+    model.learn(
+        study["n_timesteps"] - model.num_timesteps,
+        [checkpoint, Evaluate()],
+        log_interval=None,
+        reset_num_timesteps=last is None,
+    )
+    model.save(folder / "final.zip")
+
+
+def finished(study: dict[str, Any], task: str, arm: str, seed: int) -> bool:
+    path = result_file(study, task, arm, seed)
+    return path.exists() and read(path)[-1]["timesteps"] >= study["n_timesteps"]
+
+
+def run_missing(study: dict[str, Any], jobs: int, device: str) -> None:
+    """Seed by seed and arm by arm, so that a cut leaves whole comparisons behind."""
+    runs = [(task, arm, seed) for seed in study["seeds"] for arm in study["arms"] for task in study["tasks"]]
+    todo = [run for run in runs if not finished(study, *run)]
+    running: list[subprocess.Popen[bytes]] = []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} if device == "cpu" else None
+    try:
+        while todo or running:
+            running = [process for process in running if process.poll() is None]
+            while todo and len(running) < jobs:
+                task, arm, seed = todo.pop(0)
+                run = ["--run", task, arm, str(seed), "--device", device]
+                running.append(subprocess.Popen([sys.executable, __file__, study["name"], *run], env=environment))
+            time.sleep(2)
+    finally:
+        for process in running:
+            process.terminate()
+
+
+def report(study: dict[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    table: dict[str, dict[str, Any]] = {}
+    figure, axes = plt.subplots(1, len(study["tasks"]), figsize=(5.5 * len(study["tasks"]), 4), squeeze=False)
+    for axis, task in zip(axes[0], study["tasks"], strict=True):
+        for number, arm in enumerate(study["arms"]):
+            curves = [read(result_file(study, task, arm, seed)) for seed in study["seeds"] if finished(study, task, arm, seed)]
+            if not curves:
+                continue
+            returns = np.array([[row["return_mean"] for row in curve] for curve in curves])
+            steps = [row["timesteps"] for row in curves[0]]
+            axis.plot(steps, returns.mean(0), color=f"C{number}", label=f"{arm} ({len(curves)})")
+            axis.fill_between(steps, returns.min(0), returns.max(0), color=f"C{number}", alpha=0.15, linewidth=0)
+            last = returns[:, -1]
+            resampled = np.random.default_rng(0).choice(last, (10_000, len(last))).mean(1)
+            table.setdefault(task, {})[arm] = {
+                "final_return_per_seed": last.round(1).tolist(),
+                "mean": round(float(last.mean()), 1),
+                "interval_95": np.percentile(resampled, [2.5, 97.5]).round(1).tolist(),
+                "area_under_curve": round(float(returns.mean()), 1),
+                "cpu_minutes": round(float(np.mean([curve[-1]["cpu_seconds"] for curve in curves])) / 60, 1),
+            }
+        axis.set(title=task, xlabel="environment steps", ylabel="evaluation return")
+        axis.legend(frameon=False, loc="upper left", fontsize=7)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.text(0.99, 0.01, "mean over seeds (their number in brackets); band: lowest to highest", ha="right", fontsize=7)
+    figure.tight_layout()
+    folder = RESULTS / "pgr_study" / study["name"]
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "curves.png", dpi=130)
+    result = {"provenance": provenance(study["seeds"]), "study": study, "results": table}
+    (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
+    for task, arms in table.items():
+        print(task)
+        for arm, row in sorted(arms.items(), key=lambda item: -item[1]["mean"]):
+            print(f"  {arm:24} {row['mean']:8.1f}  {row['final_return_per_seed']}  {row['cpu_minutes']} min")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=sorted(path.stem for path in HERE.glob("*.yml")))
+    parser.add_argument("--run", nargs=3, metavar=("TASK", "ARM", "SEED"))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--report", action="store_true", help="only draw what there is")
+    args = parser.parse_args()
+    study = load(args.study)
+    if args.run:
+        train(study, args.run[0], args.run[1], int(args.run[2]), args.device)
+    else:
+        if not args.report:
+            run_missing(study, args.jobs, args.device)
+        report(study)

@@ -1,0 +1,224 @@
+"""Relevance, generator and dynamics head together: from real transitions to relevant synthetic ones."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_pgr.common.state import set_generator_state
+from sb3_pgr.generative.config import GeneratorConfig
+from sb3_pgr.generative.critics import ModelValues
+from sb3_pgr.generative.dynamics import DynamicsHead
+from sb3_pgr.generative.generator import GeneratorDivergedError, Progress, TransitionGenerator
+from sb3_pgr.generative.metrics import correlation_error, marginal_distances, nearest_distances
+from sb3_pgr.generative.relevance import Relevance, Transitions, checked_values, make_relevance
+
+N_REPORTED = 4_000
+
+
+@dataclass
+class RefitReport:
+    """
+    What a refit did.
+
+    :param step: transitions seen when it was done
+    :param scalars: what is logged under ``pgr/``
+    :param arrays: ``real`` and ``synthetic`` joined vectors ``(m, d)``, some thousands of each; ``relevance_real``,
+        ``relevance_prompted`` and ``relevance_generated`` ``(m,)``; ``nearest_real`` and ``nearest_synthetic`` ``(m,)``
+    :param parts: which columns of a joined vector are what
+    :param problem: why its rows are not used; None if they are
+    """
+
+    step: int
+    scalars: dict[str, float]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    problem: str | None = None
+
+
+class Imagination:
+    """
+    Learns what real transitions are like and which are relevant, and imagines more of those.
+
+    :param obs_dim: numbers of a flat observation
+    :param action_dim: numbers of a continuous action; 1 for a discrete one
+    :param n_actions: number of discrete actions; 0 for continuous ones
+    :param relevance: name, mapping or instance, see ``make_relevance``
+    :param generator: preset, mapping or ``GeneratorConfig``
+    :param cond_top_frac: share of the real rows, the most relevant, whose relevance is asked for
+    :param policy_actions: give generated states the actions of the present policy instead of generated ones; needs a
+        model and the generator's dynamics head
+    :param max_outside: share of generated rows that may lie outside the box of the real ones (widened by a tenth) before
+        the generator counts as diverged; rows outside are dropped
+    :param device: where everything is done
+    :param seed: of its random numbers; global generators are not touched
+    :raises ValueError: if an argument is out of range or not known
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        n_actions: int = 0,
+        relevance: str | dict[str, Any] | Relevance = "curiosity",
+        generator: str | dict[str, Any] | GeneratorConfig = "lean",
+        cond_top_frac: float = 0.25,
+        policy_actions: bool = False,
+        max_outside: float = 0.2,
+        device: th.device | str = "cpu",
+        seed: int = 0,
+    ):
+        for name, value in (("cond_top_frac", cond_top_frac), ("max_outside", max_outside)):
+            if not 0 < value <= 1:
+                raise ValueError(f"{name}={value} must be above 0 and at most 1.")
+        self.device = th.device(device)
+        self.relevance = make_relevance(relevance)
+        self.generator = TransitionGenerator(obs_dim, action_dim, n_actions, generator, self.device, seed)
+        self.dynamics = None
+        if self.generator.config.dynamics_head:
+            steps = self.generator.config.dynamics_steps
+            self.dynamics = DynamicsHead(obs_dim, action_dim, n_actions, train_steps=steps, device=self.device, seed=seed + 1)
+        if policy_actions and self.dynamics is None:
+            raise ValueError("policy_actions=True needs the dynamics head: generator=dict(dynamics_head=True).")
+        self.cond_top_frac, self.policy_actions, self.max_outside = cond_top_frac, policy_actions, max_outside
+        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            th.manual_seed(seed + 2)
+            self.relevance.setup(obs_dim, action_dim, n_actions, self.device)
+        self.random = th.Generator(self.device).manual_seed(seed + 3)
+
+    @property
+    def needs_model(self) -> bool:
+        return self.relevance.needs_model or self.policy_actions
+
+    def bind(self, model: ModelValues) -> None:
+        """Give relevance and actions the learning algorithm."""
+        self.relevance.model = model
+
+    def imagine(
+        self, real: Transitions, n: int, step: int = 0, progress: Progress | None = None
+    ) -> tuple[dict[str, th.Tensor] | None, RefitReport]:
+        """
+        Fit on real transitions and draw relevant ones.
+
+        :param real: rows in the order of their collection, with ``episode_ends``
+        :param n: how many to draw
+        :param step: transitions seen so far, for the report
+        :param progress: called with the steps of the fit done and their number, then with the rows drawn
+        :return: up to ``n`` synthetic transitions (fewer where some lay outside the real ones' box), or None if the
+            generator diverged; and a report
+        :raises ValueError: if the relevance is of the wrong shape or not finite
+        """
+        n_real = len(real["rewards"])
+        relevance = checked_values(self.relevance, real)
+        parts = {name: (rows.start, rows.stop) for name, rows in self.generator.layout.parts.items()}
+        report = RefitReport(step, {"n_real": n_real}, parts=parts)
+        try:
+            fit = self.generator.fit(dict(real), relevance, progress)
+        except GeneratorDivergedError as error:
+            report.problem = str(error)
+            return None, report
+        report.scalars |= {"generator_loss": fit["loss"], "fit_seconds": fit["seconds"]}
+        if self.dynamics is not None:
+            started = time.perf_counter()
+            report.scalars["dynamics_loss"] = self.dynamics.fit(real)
+            report.scalars["dynamics_seconds"] = time.perf_counter() - started
+        started = time.perf_counter()
+        chosen = self._choose(relevance, n)
+        prompt = None if self.relevance.unconditional else relevance[chosen]
+        start = {name: rows[chosen] for name, rows in real.items()} if self.generator.config.sigma_start else None
+        synthetic = self.generator.sample(n, prompt, start, progress)
+        if self.policy_actions:
+            assert self.relevance.model is not None
+            synthetic["actions"] = self.relevance.model.actions(synthetic["observations"], deterministic=False)
+        if not self.generator.layout.n_actions:
+            synthetic["actions"] = synthetic["actions"].clamp(-1, 1)
+        if self.dynamics is not None:
+            outcome = self.dynamics.outcome(synthetic["observations"], synthetic["actions"])
+            synthetic["next_observations"], synthetic["rewards"] = outcome
+        inside = self._inside(real, synthetic)
+        report.scalars["sample_seconds"] = time.perf_counter() - started
+        outside = 1 - float(inside.float().mean())
+        report.scalars["outside"] = outside
+        kept = {name: rows[inside] for name, rows in synthetic.items()}
+        self._describe(report, real, relevance, kept if outside < 1 else synthetic, prompt)
+        if outside > self.max_outside:
+            report.problem = f"{outside:.1%} of the generated rows lie outside the box of the real ones (max_outside={self.max_outside:.1%})."
+            return None, report
+        return kept, report
+
+    def _choose(self, relevance: th.Tensor, n: int) -> th.Tensor:
+        """Real rows ``(n,)`` whose relevance is asked for: drawn from the most relevant ones."""
+        if self.relevance.unconditional:
+            among = th.arange(len(relevance), device=self.device)
+        else:
+            among = relevance.topk(max(int(self.cond_top_frac * len(relevance)), 1)).indices
+        return among[th.randint(len(among), (n,), generator=self.random, device=self.device)]
+
+    def _inside(self, real: Transitions, synthetic: dict[str, th.Tensor]) -> th.Tensor:
+        """Which rows lie in the box of the real ones, widened by a tenth on each side; NaN lies outside."""
+        inside = th.ones(len(synthetic["rewards"]), dtype=th.bool, device=self.device)
+        for name in ("observations", "rewards", "next_observations"):
+            low, high = real[name].amin(0), real[name].amax(0)
+            margin = 0.1 * (high - low) + 1e-3 * (1 + high.abs())  # also for numbers that never changed
+            inside &= ((synthetic[name] >= low - margin) & (synthetic[name] <= high + margin)).all(1)
+        return inside
+
+    def _describe(
+        self,
+        report: RefitReport,
+        real: Transitions,
+        relevance: th.Tensor,
+        synthetic: dict[str, th.Tensor],
+        prompt: th.Tensor | None,
+    ) -> None:
+        """Compare some thousands of real and synthetic rows."""
+        rows = th.randperm(len(relevance), generator=self.random, device=self.device)[:N_REPORTED]
+        some_real = {name: part[rows] for name, part in real.items()}
+        some = {name: part[:N_REPORTED] for name, part in synthetic.items()}
+        layout = self.generator.layout
+        joined_real, joined = layout.join(some_real, absolute=True), layout.join(some, absolute=True)
+        scale = joined_real.std(0)
+        scale = th.where(scale > 1e-6, scale, th.ones_like(scale))  # numbers that never change
+        few = min(1_000, len(joined), len(joined_real))
+        nearest_real = nearest_distances(joined_real[:few], joined_real, scale, skip_first=True)
+        nearest = nearest_distances(joined[:few], joined_real, scale)
+        arrays = {"real": joined_real, "synthetic": joined, "relevance_real": relevance[rows]}
+        if prompt is not None:
+            arrays["relevance_prompted"] = prompt[:N_REPORTED]
+            if not self.relevance.of_real_rows_only:
+                with th.no_grad():
+                    arrays["relevance_generated"] = self.relevance.values(some).float()
+        arrays |= {"nearest_real": nearest_real, "nearest_synthetic": nearest}
+        report.arrays = {name: part.cpu().numpy() for name, part in arrays.items()}
+        means = {name: float(part.mean()) for name, part in arrays.items() if name.startswith("relevance")}
+        report.scalars |= means | {
+            "marginal_distance": float(marginal_distances(joined_real, joined).mean()),
+            "correlation_error": correlation_error(joined_real, joined),
+            "nearest_ratio": float(nearest.median() / nearest_real.median().clamp(min=1e-6)),
+            "n_synthetic": len(synthetic["rewards"]),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning and drawing have changed, as tensors and plain values."""
+        return {
+            "generator": self.generator.state_dict(),
+            "relevance": self.relevance.state_dict(),
+            "dynamics": None if self.dynamics is None else self.dynamics.state_dict(),
+            "random": self.random.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """
+        Put back what ``state_dict`` returned.
+
+        :raises ValueError: if it is of other sizes
+        """
+        self.generator.load_state_dict(state["generator"])
+        self.relevance.load_state_dict(state["relevance"])
+        if (self.dynamics is None) != (state["dynamics"] is None):
+            raise ValueError("the saved generator and this one differ in dynamics_head")
+        if self.dynamics is not None:
+            self.dynamics.load_state_dict(state["dynamics"])
+        set_generator_state(self.random, state["random"])

@@ -1,0 +1,323 @@
+"""A replay buffer that imagines the transitions most worth learning from."""
+
+import functools
+import warnings
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her import HerReplayBuffer
+from torch.utils._pytree import tree_map_only
+
+from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer
+from sb3_pgr.buffers.mixture import ONLINE
+from sb3_pgr.buffers.normalize import normalize_obs
+from sb3_pgr.buffers.schedules import Schedule, schedule_value
+from sb3_pgr.buffers.storage import usable_device
+from sb3_pgr.generative.config import GeneratorConfig, generator_config
+from sb3_pgr.generative.critics import ModelValues
+from sb3_pgr.generative.flat import FlatObservations, action_sizes
+from sb3_pgr.generative.generator import Progress
+from sb3_pgr.generative.imagination import Imagination, RefitReport
+from sb3_pgr.generative.relevance import Relevance
+
+SYNTHETIC = "synthetic"
+_COUNTERS = ("_next_refit", "_n_relevant", "_told_to_wait")
+
+
+class GenerativeReplayBuffer(MixtureReplayBuffer):
+    """
+    Prioritized generative replay (PGR, Wang et al. 2025, https://arxiv.org/abs/2410.18082) for any off-policy algorithm
+    of SB3: ``SAC(..., replay_buffer_class=GenerativeReplayBuffer)``.
+
+    Every ``retrain_every`` transitions a conditional diffusion model is fitted on all real ones and draws ``num_samples``
+    relevant ones; until the next time a share ``synthetic_ratio`` of each batch comes from these. This happens in the
+    first ``sample`` after the transition that makes it due. With a ratio of 0 training is the same, bit by bit, as with
+    SB3's own buffer.
+
+    Relevance functions and options that ask the learning algorithm need ``bind_model``: ``GenerativeReplayCallback`` does
+    it, and ``PGRSAC`` by itself.
+
+    Transitions are generated as they are stored: raw observations and rewards (``VecNormalize`` is applied on the way
+    out), actions in [-1, 1], one step each (real rows may be of n steps).
+
+    :param buffer_size: capacity in real transitions, over all environments
+    :param observation_space: ``Box`` of floats, or a ``Dict`` of such
+    :param action_space: ``Box`` or ``Discrete``
+    :param device: where batches are needed and the generator is trained
+    :param n_envs: number of environments that fill the buffer together
+    :param optimize_memory_usage: store each real frame once, see ``TensorReplayBuffer``
+    :param handle_timeout_termination: do not treat a time limit as terminal
+    :param relevance: ``"curiosity"``, ``"rnd"``, ``"reward"``, ``"return"`` (value of the state), ``"return_to_go"``,
+        ``"td_error"``, ``"novelty"``, ``"uniform"`` (SynthER); a mapping ``dict(name=..., ...)``; or a ``Relevance``
+    :param retrain_every: real transitions between two fits
+    :param num_samples: transitions drawn after a fit, which replace those drawn before
+    :param synthetic_ratio: share of synthetic rows in a batch, in [0, 1]: a number, ``(start, end, n_transitions)`` or a
+        function of the number of transitions added
+    :param cond_top_frac: share of the real rows, the most relevant, whose relevance the generator is asked for
+    :param cfg_scale: strength of the guidance towards relevance; the preset's by default
+    :param cfg_dropout: share of training rows whose relevance is hidden; the preset's by default
+    :param warmup: real transitions to wait for before the first fit
+    :param generator: ``"lean"``, ``"paper"``, a mapping of settings (with ``preset`` if on top of another than lean) or a
+        ``GeneratorConfig``
+    :param policy_actions: give generated states the present policy's actions; needs the dynamics head and a bound model
+    :param max_outside: share of rows outside the box of the real ones from which the generator counts as diverged: then
+        its rows are not used, training goes on with real ones alone, and a warning says so
+    :param n_steps: length of n-step returns of real rows
+    :param gamma: discount of one step; with n-step returns the algorithm's own
+    :param online_class: class of the buffer that holds real rows
+    :param online_kwargs: further arguments for it
+    :raises ValueError: if an argument is out of range, a space cannot be generated, or ``online_class`` relabels goals
+    :raises MemoryError: if ``num_samples`` rows do not fit into memory
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        relevance: str | dict[str, Any] | Relevance = "curiosity",
+        retrain_every: int = 10_000,
+        num_samples: int = 100_000,
+        synthetic_ratio: Schedule = 0.5,
+        cond_top_frac: float = 0.25,
+        cfg_scale: float | None = None,
+        cfg_dropout: float | None = None,
+        warmup: int = 1_000,
+        generator: str | dict[str, Any] | GeneratorConfig = "lean",
+        policy_actions: bool = False,
+        max_outside: float = 0.2,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        online_class: type[ReplayBuffer] = TensorReplayBuffer,
+        online_kwargs: Mapping[str, Any] | None = None,
+    ):
+        for name, value in (("retrain_every", retrain_every), ("num_samples", num_samples), ("warmup", warmup)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")
+        if issubclass(online_class, HerReplayBuffer):
+            raise ValueError(
+                "HerReplayBuffer relabels goals as it samples, whole episodes at a time; the generator makes single "
+                "transitions. Hindsight replay and generative replay cannot be combined."
+            )
+        if not issubclass(online_class, TensorReplayBuffer):
+            raise ValueError(f"online_class must be TensorReplayBuffer or a subclass, not {online_class.__name__}.")
+        self._flat, (action_dim, n_actions) = FlatObservations(observation_space), action_sizes(action_space)
+        _checked_ratio(synthetic_ratio, 0)
+        self.synthetic_ratio = synthetic_ratio
+        self.retrain_every, self.num_samples, self.warmup = retrain_every, num_samples, warmup
+        kwargs = dict(online_kwargs or {})
+        if n_steps > 1:
+            kwargs |= {"n_steps": n_steps, "gamma": gamma}
+        super().__init__(
+            buffer_size,
+            observation_space,
+            action_space,
+            device,
+            n_envs,
+            optimize_memory_usage,
+            handle_timeout_termination,
+            shares={
+                ONLINE: functools.partial(_real_share, synthetic_ratio),
+                SYNTHETIC: functools.partial(_checked_ratio, synthetic_ratio),
+            },
+            online_class=online_class,
+            online_kwargs=kwargs,
+            gamma=gamma,
+        )
+        self.set_source(SYNTHETIC, TensorReplayBuffer(num_samples, observation_space, action_space, self.device))
+        settings = {"cfg_scale": cfg_scale, "cfg_dropout": cfg_dropout}
+        config = generator_config(generator)
+        config = generator_config(vars(config) | {name: value for name, value in settings.items() if value is not None})
+        self._make_imagination = functools.partial(
+            Imagination,
+            self._flat.dim,
+            action_dim,
+            n_actions,
+            relevance,
+            config,
+            cond_top_frac,
+            policy_actions,
+            max_outside,
+            seed=th.initial_seed() % 2**62,
+        )
+        self.imagination = self._make_imagination(device=self.device)
+        self.last_report: RefitReport | None = None
+        self.relevance_log: dict[str, float] = {}
+        self.progress: Progress | None = None
+        self._next_refit = retrain_every
+        self._n_relevant = 0  # transitions up to which relevance has been trained
+        self._told_to_wait = False
+        self._model: Any = None
+
+    @property
+    def generator(self) -> Any:
+        """The diffusion model."""
+        return self.imagination.generator
+
+    @property
+    def relevance(self) -> Relevance:
+        """The relevance function."""
+        return self.imagination.relevance
+
+    @property
+    def device(self) -> th.device:
+        return self._device
+
+    @device.setter
+    def device(self, device: th.device | str) -> None:
+        device = th.device(device)
+        if hasattr(self, "imagination") and device != self._device:
+            state = self.imagination.state_dict()
+            self.imagination = self._make_imagination(device=device)
+            self.imagination.load_state_dict(state)
+        MixtureReplayBuffer.device.fset(self, device)  # type: ignore[attr-defined]
+
+    def bind_model(self, model: Any) -> None:
+        """
+        Let relevance and actions ask a learning algorithm; it is not saved with the buffer.
+
+        :raises ValueError: if it has no critic and one is needed
+        """
+        self._model = model
+        if self.imagination.needs_model:
+
+            def to_policy(obs: th.Tensor) -> Any:
+                return normalize_obs(self._flat.unflatten(obs), model.get_vec_normalize_env())
+
+            self.imagination.bind(ModelValues(model, to_policy))
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        self._keep_up()
+        return super().sample(batch_size, env)
+
+    def sample_block(self, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> Any:
+        self._keep_up()
+        return super().sample_block(gradient_steps, batch_size, env)
+
+    def _keep_up(self) -> None:
+        """Train relevance and generator as far as the transitions added since make it due."""
+        if isinstance(self.synthetic_ratio, Real) and self.synthetic_ratio == 0:
+            return
+        if self.imagination.needs_model and self.relevance.model is None:
+            raise RuntimeError(
+                f"Relevance {type(self.relevance).__name__} or policy_actions asks the learning algorithm, unbound yet. "
+                "Use PGRSAC, pass GenerativeReplayCallback() to learn(), or call replay_buffer.bind_model(model)."
+            )
+        self._train_relevance()
+        if self.n_added < self._next_refit or _checked_ratio(self.synthetic_ratio, self.n_added) == 0:
+            return
+        if self.size() * self.n_envs < self.warmup:
+            if not self._told_to_wait:
+                warnings.warn(
+                    f"Generative replay waits: {self.size() * self.n_envs} real transitions, the first fit needs "
+                    f"warmup={self.warmup}. Until then batches are all real.",
+                    stacklevel=3,
+                )
+                self._told_to_wait = True
+            return
+        self.refit()
+
+    def _train_relevance(self) -> None:
+        every = self.relevance.update_every
+        if every == 0:
+            return
+        if self._n_relevant == 0:  # what came before learning is not caught up with
+            self._n_relevant = self.n_added - every
+        while self._n_relevant + every <= self.n_added:
+            self._n_relevant += every
+            count, random = self.size() * self.n_envs, self.imagination.random
+            rows = th.randint(count, (self.relevance.batch_size,), generator=random, device=self.device)
+            self.relevance_log = self.relevance.update(self._transitions(rows))
+
+    def refit(self) -> RefitReport:
+        """Fit the generator on all real transitions now, and replace the synthetic ones."""
+        self._next_refit = (self.n_added // self.retrain_every + 1) * self.retrain_every
+        imagined, report = self.imagination.imagine(self.real_transitions(), self.num_samples, self.n_added, self.progress)
+        synthetic = self.sources[SYNTHETIC]
+        synthetic.reset()
+        if imagined is None:
+            warnings.warn(
+                f"Generative replay at transition {self.n_added}: {report.problem} Training goes on with real rows alone.",
+                stacklevel=4,
+            )
+        else:
+            synthetic.extend(
+                self._flat.unflatten(imagined["observations"]),
+                self._flat.unflatten(imagined["next_observations"]),
+                imagined["actions"],
+                imagined["rewards"],
+                imagined["dones"],
+            )
+        self.last_report = report
+        return report
+
+    def real_transitions(self) -> dict[str, th.Tensor]:
+        """All real transitions, one step each, in the order of their collection, environment by environment."""
+        first = self.pos if self.full else 0
+        rows = (th.arange(self.size()) + first) % self.buffer_size
+        return self._transitions((rows * self.n_envs + th.arange(self.n_envs)[:, None]).flatten())
+
+    def _transitions(self, index: th.Tensor) -> dict[str, th.Tensor]:
+        """Single steps at ``row * n_envs + environment``, flat and raw, on the buffer's device."""
+        online: Any = self.online
+        index = index.to(online.dones.device)
+        steps = online.rows(index, single_steps=True)
+        return {
+            "observations": self._flat.flatten(steps.observations),
+            "actions": steps.actions.flatten(1),
+            "rewards": steps.rewards,
+            "next_observations": self._flat.flatten(steps.next_observations),
+            "dones": steps.dones,
+            "episode_ends": online.dones.reshape(-1, 1)[index].to(self.device),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the buffer holds, generator and relevance included, as CPU tensors and numbers."""
+        imagination = tree_map_only(th.Tensor, lambda value: value.cpu(), self.imagination.state_dict())
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return super().state_dict() | {"imagination": imagination, "counters": counters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Put back what ``state_dict`` returned.
+
+        :raises ValueError: if it does not fit
+        """
+        super().load_state_dict(state)
+        self.imagination.load_state_dict(state["imagination"])
+        for name in _COUNTERS:
+            setattr(self, name, state["counters"][name])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the bound model, and the generator as CPU tensors."""
+        imagination = tree_map_only(th.Tensor, lambda value: value.cpu(), self.imagination.state_dict())
+        return self.__dict__ | {"_model": None, "progress": None, "imagination": imagination}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._device = usable_device(self._device)
+        self.imagination = self._make_imagination(device=self._device)
+        self.imagination.load_state_dict(state["imagination"])
+
+
+def _checked_ratio(synthetic_ratio: Schedule, n_added: int) -> float:
+    """
+    :raises ValueError: if it is not in [0, 1]
+    """
+    ratio = schedule_value(synthetic_ratio, n_added, "synthetic_ratio")
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"synthetic_ratio={ratio} must be between 0 and 1.")
+    return ratio
+
+
+def _real_share(synthetic_ratio: Schedule, n_added: int) -> float:
+    return 1 - _checked_ratio(synthetic_ratio, n_added)

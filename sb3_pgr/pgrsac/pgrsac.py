@@ -1,0 +1,126 @@
+"""Prioritized generative replay with an ensemble of critics."""
+
+from typing import Any, ClassVar, TypeVar
+
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+from sb3_pgr.buffers.schedules import Schedule
+from sb3_pgr.generative.callback import RefitLog
+from sb3_pgr.generative.config import GeneratorConfig
+from sb3_pgr.generative.relevance import Relevance
+from sb3_pgr.generative.replay import GenerativeReplayBuffer
+from sb3_pgr.pgrsac.policies import MlpPolicy, MultiInputPolicy, SimbaPolicy
+from sb3_pgr.redq.policies import REDQPolicy
+from sb3_pgr.redq.redq import REDQ
+
+SelfPGRSAC = TypeVar("SelfPGRSAC", bound="PGRSAC")
+
+
+class PGRSAC(REDQ):
+    """
+    Prioritized Generative Replay (PGR, Wang et al. 2025, https://arxiv.org/abs/2410.18082) on soft actor-critic.
+
+    A conditional diffusion model of transitions is fitted again and again on all real ones; half of every batch are
+    transitions that it imagines, those that a relevance function (curiosity) finds worth learning from.
+
+    Parameters not listed are those of ``REDQ``. Further settings of the replay (``cfg_dropout``, ``warmup``,
+    ``policy_actions``, ``n_steps``, ...) go into ``replay_buffer_kwargs``, see ``GenerativeReplayBuffer``. The defaults
+    are the lean setting; ``zoo_configs/pgrsac_paper.yml`` has the paper's.
+
+    :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` (both with layer norm in the critics), ``"SimbaPolicy"``, or a
+        class
+    :param env: environment, or its registered id; observations must be vectors of real numbers
+    :param relevance: what makes a transition worth imagining: ``"curiosity"``, ``"rnd"``, ``"reward"``, ``"return"``,
+        ``"return_to_go"``, ``"td_error"``, ``"novelty"``, ``"uniform"`` (which is SynthER), a mapping or a ``Relevance``
+    :param retrain_every: real transitions between two fits of the generator
+    :param num_samples: synthetic transitions drawn after a fit
+    :param synthetic_ratio: their share of each batch: a number, ``(start, end, n_transitions)`` or a function
+    :param cond_top_frac: share of the real rows, the most relevant, whose relevance the generator is asked for
+    :param cfg_scale: strength of the guidance towards relevance; the generator's preset's by default
+    :param generator: ``"lean"``, ``"paper"``, or a mapping of settings
+    :raises ValueError: as ``REDQ`` and ``GenerativeReplayBuffer`` do
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+        "SimbaPolicy": SimbaPolicy,
+    }
+    replay_buffer: GenerativeReplayBuffer
+
+    def __init__(
+        self,
+        policy: str | type[REDQPolicy],
+        env: GymEnv | str,
+        gradient_steps: int = 4,
+        n_critics: int = 2,
+        policy_delay: int = 1,
+        relevance: str | dict[str, Any] | Relevance = "curiosity",
+        retrain_every: int = 10_000,
+        num_samples: int = 100_000,
+        synthetic_ratio: Schedule = 0.5,
+        cond_top_frac: float = 0.25,
+        cfg_scale: float | None = None,
+        generator: str | dict[str, Any] | GeneratorConfig = "lean",
+        replay_buffer_class: type[GenerativeReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ):
+        replay_buffer_class = replay_buffer_class or GenerativeReplayBuffer
+        if not issubclass(replay_buffer_class, GenerativeReplayBuffer):
+            raise ValueError(f"PGRSAC needs a GenerativeReplayBuffer, not {replay_buffer_class.__name__}; or use REDQ.")
+        super().__init__(
+            policy,
+            env,
+            gradient_steps=gradient_steps,
+            n_critics=n_critics,
+            policy_delay=policy_delay,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs={
+                "relevance": relevance,
+                "retrain_every": retrain_every,
+                "num_samples": num_samples,
+                "synthetic_ratio": synthetic_ratio,
+                "cond_top_frac": cond_top_frac,
+                "cfg_scale": cfg_scale,
+                "generator": generator,
+                "gamma": kwargs.get("gamma", 0.99),
+                **(replay_buffer_kwargs or {}),
+            },
+            _init_setup_model=_init_setup_model,
+            **kwargs,
+        )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.replay_buffer.bind_model(self)
+        self._refit_log = RefitLog()
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        super().train(gradient_steps, batch_size)
+        self._refit_log.follow(self)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        super().load_replay_buffer(path, truncate_last_traj)
+        self.replay_buffer.bind_model(self)
+
+    def learn(
+        self: SelfPGRSAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "PGRSAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfPGRSAC:
+        self._refit_log.progress = progress_bar
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_refit_log"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, tensors = super()._get_torch_save_params()
+        return [*state_dicts, "replay_buffer.imagination"], tensors
