@@ -10,6 +10,8 @@ VERBS = {
     "record_video": "film a trained agent",
     "plots": "draw learning curves of runs",
     "list_envs": "print the environments",
+    "diagnose": "draw what the generator of a run did at each refit",
+    "upsample": "make a larger dataset of synthetic transitions from a dataset",
 }
 
 

@@ -1,17 +1,28 @@
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch as th
 
+from sb3_pgr.generative.config import LEAN, PAPER, generator_config
 from sb3_pgr.generative.denoiser import PaperDenoiser, ResidualDenoiser
+from sb3_pgr.generative.dynamics import DynamicsHead
 from sb3_pgr.generative.edm import EDM, HeunSampler
 from sb3_pgr.generative.ema import WarmupEMA
-from sb3_pgr.generative.generator import LEAN, PAPER, GeneratorDivergedError, TransitionGenerator, generator_config
+from sb3_pgr.generative.generator import GeneratorDivergedError, TransitionGenerator
 from sb3_pgr.generative.layout import TransitionLayout
 from sb3_pgr.generative.normalizers import MinMaxCondition, MinMaxNormalizer, RankCondition, StandardNormalizer
 
-TINY = dict(denoiser_kwargs=dict(width=32, n_blocks=1), train_steps=150, batch_size=128)
+TINY = dict(
+    denoiser_kwargs=dict(width=32, n_blocks=1),
+    train_steps=150,
+    batch_size=128,
+    sigma_start=None,
+    sampler=dict(n_steps=10),
+    delta=True,
+    precision="fp32",
+)
 
 
 def n_parameters(network):
@@ -27,8 +38,10 @@ def test_paper_preset_is_the_official_one():
 
 
 def test_lean_preset_is_lean():
+    config = generator_config(dict(sigma_start=None, sampler=dict(n_steps=10)))  # from pure noise it takes more levels
+    assert config.sampler.n_evaluations(config.cfg_scale) <= 40
     assert LEAN.sampler.n_evaluations(LEAN.cfg_scale) <= 40
-    assert n_parameters(ResidualDenoiser(171)) <= 3_000_000  # quadruped-walk
+    assert n_parameters(ResidualDenoiser(170, **LEAN.denoiser_kwargs)) <= 3_000_000  # quadruped-walk
 
 
 def test_average_is_a_copy_then_slow():
@@ -199,6 +212,47 @@ def test_same_seed_same_transitions_in_any_chunks():
     assert th.equal(drawn[0], drawn[1]) and drawn[2].shape == (50, 2)
 
 
+def test_starting_from_real_rows_stays_near_them():
+    """SDEdit: a low level of noise changes a row little, and the more the higher it is."""
+    data, moved = toy(500), []
+    start = {name: rows[:200] for name, rows in data.items()}
+    for sigma in (0.05, 0.5, 5.0):
+        generator = TransitionGenerator(2, 2, config=TINY | dict(sigma_start=sigma))
+        generator.fit(data, data["rewards"].squeeze(1))
+        drawn = generator.sample(200, start=start)
+        moved.append((drawn["observations"] - start["observations"]).norm(dim=1).mean().item())
+    assert moved[0] < 0.2 < moved[1] < moved[2] and moved[0] > 0
+    with pytest.raises(ValueError, match=r"sigma_start=5\.0 needs real transitions"):
+        generator.sample(200)
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_state_continues_exactly(warm_start):
+    """Another generator with the same state draws and fits on as the first does."""
+    data = toy(300)
+    first, second = (
+        TransitionGenerator(2, 2, config=TINY | dict(train_steps=20, warm_start=warm_start), seed=s) for s in (0, 1)
+    )
+    first.fit(data, data["rewards"].squeeze(1))
+    second.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
+    for _ in range(2):
+        ours, theirs = first.sample(20), second.sample(20)
+        assert all(th.equal(ours[name], theirs[name]) for name in ours)
+        assert first.fit(data, data["rewards"].squeeze(1))["loss"] == second.fit(data, data["rewards"].squeeze(1))["loss"]
+
+
+def test_dynamics_head_learns_the_step():
+    data = toy()
+    head = DynamicsHead(2, 2, hidden_dim=32, train_steps=600)
+    assert head.fit(data) < 0.01
+    next_obs, rewards = head.outcome(data["observations"], data["actions"])
+    assert (next_obs - data["next_observations"]).abs().mean() < 0.02
+    assert (rewards - data["rewards"]).abs().mean() < 0.1
+    other = DynamicsHead(2, 2, hidden_dim=32, seed=5)
+    other.load_state_dict(head.state_dict())
+    assert th.equal(other.outcome(data["observations"], data["actions"])[0], next_obs)
+
+
 def test_divergence_is_told():
     data = toy(100)
     data["rewards"][3] = float("nan")
@@ -217,6 +271,11 @@ def test_divergence_is_told():
         (dict(denoiser="unet"), "denoiser='unet'"),
         (dict(normalizer="rank"), "normalizer='rank'"),
         (dict(condition="log"), "condition='log'"),
+        (dict(train_steps=0), "train_steps=0 must be at least 1"),
+        (dict(cfg_dropout=1.0), "cfg_dropout=1.0"),
+        (dict(sigma_start=0.001), "sigma_start=0.001 must be above 0.002"),
+        (dict(precision="fp8"), "precision='fp8'"),
+        (dict(memory_limit=100), "memory_limit=100 is below the .* bytes that one row takes"),
     ],
     ids=str,
 )

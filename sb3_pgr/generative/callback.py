@@ -61,7 +61,7 @@ class RefitLog:
         """Record what is new; call it between updates."""
         buffer: GenerativeReplayBuffer = model.replay_buffer
         if self.progress and buffer.progress is None:
-            buffer.progress = _progress_bar()
+            buffer.progress = progress_bar()
         for name, value in buffer.relevance_log.items():
             model.logger.record(f"pgr/{name}", value)
         if buffer.size() > 0:
@@ -98,7 +98,7 @@ class RefitLog:
             return None
 
 
-def _progress_bar() -> Any:
+def progress_bar() -> Any:
     """A function of done and total that draws bars on standard error; None without tqdm."""
     try:
         from tqdm import tqdm

@@ -1,5 +1,6 @@
 """What a learning algorithm thinks of transitions: values, actions and TD errors of SB3's off-policy algorithms."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -34,10 +35,8 @@ class ModelValues:
             for part in obs.split(_CHUNK):
                 if self._discrete:
                     parts.append(self._action_values(self._discrete, part).argmax(1, keepdim=True))
-                elif deterministic or "deterministic" not in self.model.actor.forward.__code__.co_varnames:
-                    parts.append(self.model.actor(self._to_policy(part)))
                 else:
-                    parts.append(self.model.actor(self._to_policy(part), deterministic=False))
+                    parts.append(self._act(self._to_policy(part), deterministic))
         return th.cat(parts)
 
     def state_values(self, obs: th.Tensor) -> th.Tensor:
@@ -68,13 +67,18 @@ class ModelValues:
         finally:
             self.model.policy.set_training_mode(training)
 
+    def _act(self, given: Any, deterministic: bool = True) -> th.Tensor:
+        if "deterministic" in inspect.signature(self.model.actor.forward).parameters:
+            return self.model.actor(given, deterministic=deterministic)
+        return self.model.actor(given)
+
     def _best_value(self, obs: th.Tensor, target: bool) -> th.Tensor:
         if self._discrete:
             target_net = f"{self._discrete}_target"
             return self._action_values(target_net if target else self._discrete, obs).amax(1)
         given = self._to_policy(obs)
         critic = getattr(self.model, "critic_target", None) if target else None
-        return _mean_of_critics(critic or self.model.critic, given, self.model.actor(given))
+        return _mean_of_critics(critic or self.model.critic, given, self._act(given))
 
     def _value(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         if self._discrete:

@@ -147,9 +147,10 @@ def _draw_correlations(report: RefitReport, axes: Any, figure: Any) -> None:
     for axis, name in zip(axes, ("real", "synthetic"), strict=True):
         matrix = correlations(th.as_tensor(report.arrays[name])).numpy()
         image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
-        axis.set(title=f"Correlations, {name}", xticks=[], yticks=[])
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"Correlations, {name}", fontsize=9)
     axes[1].set_xlabel(f"mean difference {report.scalars['correlation_error']:.3f}", fontsize=8)
-    figure.colorbar(image, ax=axes, shrink=0.6, orientation="horizontal", pad=0.02)
+    figure.colorbar(image, ax=axes, shrink=0.6, orientation="horizontal", pad=0.02).ax.tick_params(labelsize=7)
 
 
 def _draw_relevance(report: RefitReport, axis: Any) -> None:

@@ -51,7 +51,7 @@ class Imagination:
     :param policy_actions: give generated states the actions of the present policy instead of generated ones; needs a
         model and the generator's dynamics head
     :param max_outside: share of generated rows that may lie outside the box of the real ones (widened by a tenth) before
-        the generator counts as diverged; rows outside are dropped
+        the generator counts as diverged; rows outside are dropped, rewards kept within the real ones'
     :param device: where everything is done
     :param seed: of its random numbers; global generators are not touched
     :raises ValueError: if an argument is out of range or not known
@@ -125,8 +125,33 @@ class Imagination:
             report.scalars["dynamics_loss"] = self.dynamics.fit(real)
             report.scalars["dynamics_seconds"] = time.perf_counter() - started
         started = time.perf_counter()
-        chosen = self._choose(relevance, n)
-        prompt = None if self.relevance.unconditional else relevance[chosen]
+        self._relevance_of_real = relevance
+        kept, drawn, prompt = self._drawn(real, n, progress)
+        report.scalars |= {"sample_seconds": time.perf_counter() - started, "outside": 1 - len(kept["rewards"]) / n}
+        self._describe(report, real, relevance, kept if len(kept["rewards"]) else drawn, prompt)
+        if report.scalars["outside"] > self.max_outside:
+            report.problem = (
+                f"{report.scalars['outside']:.1%} of the generated rows lie outside the box of the real ones "
+                f"(max_outside={self.max_outside:.1%})."
+            )
+            return None, report
+        return kept, report
+
+    def draw(self, real: Transitions, n: int, progress: Progress | None = None) -> dict[str, th.Tensor]:
+        """
+        Draw more from the last fit.
+
+        :param real: the rows of that fit
+        :return: up to ``n`` transitions, without those outside the box of the real ones
+        """
+        return self._drawn(real, n, progress)[0]
+
+    def _drawn(
+        self, real: Transitions, n: int, progress: Progress | None
+    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor], th.Tensor | None]:
+        """What lies inside the real rows' box, all that was drawn, and what was asked for."""
+        chosen = self._choose(self._relevance_of_real, n)
+        prompt = None if self.relevance.unconditional else self._relevance_of_real[chosen]
         start = {name: rows[chosen] for name, rows in real.items()} if self.generator.config.sigma_start else None
         synthetic = self.generator.sample(n, prompt, start, progress)
         if self.policy_actions:
@@ -138,15 +163,9 @@ class Imagination:
             outcome = self.dynamics.outcome(synthetic["observations"], synthetic["actions"])
             synthetic["next_observations"], synthetic["rewards"] = outcome
         inside = self._inside(real, synthetic)
-        report.scalars["sample_seconds"] = time.perf_counter() - started
-        outside = 1 - float(inside.float().mean())
-        report.scalars["outside"] = outside
         kept = {name: rows[inside] for name, rows in synthetic.items()}
-        self._describe(report, real, relevance, kept if outside < 1 else synthetic, prompt)
-        if outside > self.max_outside:
-            report.problem = f"{outside:.1%} of the generated rows lie outside the box of the real ones (max_outside={self.max_outside:.1%})."
-            return None, report
-        return kept, report
+        kept["rewards"] = kept["rewards"].clamp(real["rewards"].amin(), real["rewards"].amax())
+        return kept, synthetic, prompt
 
     def _choose(self, relevance: th.Tensor, n: int) -> th.Tensor:
         """Real rows ``(n,)`` whose relevance is asked for: drawn from the most relevant ones."""

@@ -85,7 +85,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = True,
         relevance: str | dict[str, Any] | Relevance = "curiosity",
-        retrain_every: int = 10_000,
+        retrain_every: int = 5_000,
         num_samples: int = 100_000,
         synthetic_ratio: Schedule = 0.5,
         cond_top_frac: float = 0.25,

@@ -2,10 +2,13 @@
 
 from typing import Any, ClassVar, TypeVar
 
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_pgr.buffers.schedules import Schedule
+from sb3_pgr.buffers.schedules import Schedule as RatioSchedule
 from sb3_pgr.generative.callback import RefitLog
 from sb3_pgr.generative.config import GeneratorConfig
 from sb3_pgr.generative.relevance import Relevance
@@ -53,44 +56,84 @@ class PGRSAC(REDQ):
         self,
         policy: str | type[REDQPolicy],
         env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 5_000,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 4,
-        n_critics: int = 2,
-        policy_delay: int = 1,
+        action_noise: ActionNoise | None = None,
         relevance: str | dict[str, Any] | Relevance = "curiosity",
-        retrain_every: int = 10_000,
+        retrain_every: int = 5_000,
         num_samples: int = 100_000,
-        synthetic_ratio: Schedule = 0.5,
+        synthetic_ratio: RatioSchedule = 0.5,
         cond_top_frac: float = 0.25,
         cfg_scale: float | None = None,
         generator: str | dict[str, Any] | GeneratorConfig = "lean",
-        replay_buffer_class: type[GenerativeReplayBuffer] | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
+        ent_coef: str | float = "auto",
+        target_entropy: str | float = "auto",
+        n_critics: int = 2,
+        n_target_critics: int = 2,
+        policy_delay: int = 1,
+        target_mode: str = "min",
+        compile: bool = False,
+        precision: str = "fp32",
+        cuda_graph: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
         _init_setup_model: bool = True,
-        **kwargs: Any,
     ):
         replay_buffer_class = replay_buffer_class or GenerativeReplayBuffer
         if not issubclass(replay_buffer_class, GenerativeReplayBuffer):
             raise ValueError(f"PGRSAC needs a GenerativeReplayBuffer, not {replay_buffer_class.__name__}; or use REDQ.")
+        replay = {
+            "relevance": relevance,
+            "retrain_every": retrain_every,
+            "num_samples": num_samples,
+            "synthetic_ratio": synthetic_ratio,
+            "cond_top_frac": cond_top_frac,
+            "cfg_scale": cfg_scale,
+            "generator": generator,
+            "gamma": gamma,
+        }
         super().__init__(
             policy,
             env,
-            gradient_steps=gradient_steps,
-            n_critics=n_critics,
-            policy_delay=policy_delay,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise,
             replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs={
-                "relevance": relevance,
-                "retrain_every": retrain_every,
-                "num_samples": num_samples,
-                "synthetic_ratio": synthetic_ratio,
-                "cond_top_frac": cond_top_frac,
-                "cfg_scale": cfg_scale,
-                "generator": generator,
-                "gamma": kwargs.get("gamma", 0.99),
-                **(replay_buffer_kwargs or {}),
-            },
+            replay_buffer_kwargs={**replay, **(replay_buffer_kwargs or {})},
+            ent_coef=ent_coef,
+            target_entropy=target_entropy,
+            n_critics=n_critics,
+            n_target_critics=n_target_critics,
+            policy_delay=policy_delay,
+            target_mode=target_mode,
+            compile=compile,
+            precision=precision,
+            cuda_graph=cuda_graph,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
             _init_setup_model=_init_setup_model,
-            **kwargs,
         )
 
     def _setup_model(self) -> None:

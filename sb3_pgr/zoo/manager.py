@@ -59,9 +59,10 @@ class Manager(ExperimentManager):
     extras = Extras()
 
     def __init__(self, args: argparse.Namespace, algo: str, env_id: str, log_folder: str, *rest: Any, **kwargs: Any):
-        if kwargs.get("config") is None:
-            packaged = resources.files("sb3_pgr.zoo_configs") / f"{algo}.yml"
-            kwargs["config"] = str(packaged) if packaged.is_file() else None
+        given = kwargs.get("config")
+        if given is None or not Path(given).exists():  # a packaged configuration may be named by its file name alone
+            packaged = resources.files("sb3_pgr.zoo_configs") / (given or f"{algo}.yml")
+            kwargs["config"] = str(packaged) if packaged.is_file() else given
         super().__init__(args, algo, env_id, log_folder, *rest, **kwargs)
         if self.extras.resume is not None:
             self.save_path = str(self.extras.resume)

@@ -8,6 +8,7 @@ from rl_zoo3 import ALGOS
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_offpolicy_params
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_pgr.pgrsac import PGRSAC
 from sb3_pgr.redq import REDQ
 from sb3_pgr.zoo.errors import UsageError
 
@@ -35,11 +36,35 @@ def convert_redq_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "policy_kwargs": policy_kwargs, "policy_delay": params["gradient_steps"]}
 
 
+def sample_pgrsac_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """Search space of PGRSAC: the replay alone, the agent stays as configured."""
+    return convert_pgrsac_params(
+        {
+            "synthetic_ratio": trial.suggest_float("synthetic_ratio", 0.0, 0.75),
+            "cond_top_frac": trial.suggest_float("cond_top_frac", 0.02, 0.5, log=True),
+            "cfg_scale": trial.suggest_float("cfg_scale", 1.0, 2.5),
+            "retrain_every": trial.suggest_categorical("retrain_every", [2_500, 5_000, 10_000]),
+            "sigma_start": trial.suggest_float("sigma_start", 0.1, 4.0, log=True),
+            "relevance": trial.suggest_categorical("relevance", ["curiosity", "td_error", "return", "uniform"]),
+        }
+    )
+
+
+def convert_pgrsac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """From sampled values to constructor arguments."""
+    params = dict(sampled_params)
+    sigma_start = params.pop("sigma_start")
+    return {**params, "generator": {"sigma_start": sigma_start}}
+
+
 def register() -> None:
     """Add our algorithms to RL Zoo's tables; safe to call twice."""
     ALGOS["redq"] = REDQ
     HYPERPARAMS_SAMPLER["redq"] = sample_redq_params
     HYPERPARAMS_CONVERTER["redq"] = convert_redq_params
+    ALGOS["pgrsac"] = PGRSAC
+    HYPERPARAMS_SAMPLER["pgrsac"] = sample_pgrsac_params
+    HYPERPARAMS_CONVERTER["pgrsac"] = convert_pgrsac_params
 
 
 def resolve_algorithm(name: str) -> type[BaseAlgorithm]:

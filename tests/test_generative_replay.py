@@ -1,0 +1,383 @@
+import copy
+import pickle
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC, CrossQ
+from stable_baselines3 import DDPG, DQN, SAC, TD3
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.her import HerReplayBuffer
+
+from sb3_pgr import GenerativeReplayBuffer, GenerativeReplayCallback, MixtureReplayBuffer, PrioritizedReplayBuffer
+from sb3_pgr.generative.diagnostics import read_report, reports
+from sb3_pgr.generative.relevance import Relevance
+
+OBS, ACT = spaces.Box(-5, 5, (3,)), spaces.Box(-1, 1, (2,))
+TINY = dict(
+    denoiser_kwargs=dict(width=16, n_blocks=1), train_steps=30, batch_size=64, dynamics_steps=30, sampler=dict(n_steps=3)
+)
+REPLAY = dict(generator=TINY, retrain_every=100, num_samples=300, warmup=50, max_outside=1.0)
+CONTINUOUS = {"SAC": SAC, "TD3": TD3, "DDPG": DDPG, "TQC": TQC, "CrossQ": CrossQ}
+DISCRETE = {"DQN": DQN, "QRDQN": QRDQN}
+EVERY = [*CONTINUOUS.values(), *DISCRETE.values()]
+
+
+def buffer(observation_space=OBS, action_space=ACT, **kwargs):
+    return GenerativeReplayBuffer(kwargs.pop("size", 1000), observation_space, action_space, "cpu", **(REPLAY | kwargs))
+
+
+def fill(buffer, n, seed=0):
+    """A random walk whose episodes end now and then; returns the observations that were added."""
+    random = np.random.default_rng(seed)
+    obs = random.normal(size=(buffer.n_envs, 3)).astype(np.float32)
+    seen = []
+    for _ in range(n):
+        action = random.uniform(-1, 1, (buffer.n_envs, 2)).astype(np.float32)
+        next_obs = (0.9 * obs + 0.3 * random.normal(size=obs.shape)).astype(np.float32)
+        done = random.random(buffer.n_envs) < 0.05
+        timeout = done & (random.random(buffer.n_envs) < 0.5)
+        buffer.add(obs, next_obs, action, obs[:, 0], done, [{"TimeLimit.truncated": bool(t)} for t in timeout])
+        seen.append(obs)
+        obs = np.where(done[:, None], random.normal(size=obs.shape), next_obs).astype(np.float32)
+    return np.array(seen)
+
+
+def model(kind, replay_buffer_class=GenerativeReplayBuffer, replay_buffer_kwargs=REPLAY, env=None, **kwargs):
+    env = env or ("Pendulum-v1" if kind in CONTINUOUS.values() else "CartPole-v1")
+    settings = dict(learning_starts=60, seed=0, policy_kwargs=dict(net_arch=[16]), train_freq=1, device="cpu", batch_size=64)
+    return kind(
+        "MlpPolicy",
+        env,
+        replay_buffer_class=replay_buffer_class,
+        replay_buffer_kwargs=dict(replay_buffer_kwargs),
+        **(settings | kwargs),
+    )
+
+
+def weights(model):
+    return th.cat([value.flatten().double() for value in model.policy.state_dict().values()])
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=[*CONTINUOUS, *DISCRETE])
+def test_neutral_at_zero(kind):
+    """With a ratio of 0, the same training bit by bit as with SB3's own buffer."""
+    own = model(kind, ReplayBuffer, {}).learn(150, log_interval=None)
+    ours = model(kind, replay_buffer_kwargs=REPLAY | dict(synthetic_ratio=0)).learn(150, log_interval=None)
+    assert ours.replay_buffer.generator.n_fits == 0
+    assert th.equal(weights(own), weights(ours))
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=[*CONTINUOUS, *DISCRETE])
+def test_unmodified_algorithms_learn_from_it(kind):
+    trained = model(kind).learn(150, log_interval=None)
+    replay = trained.replay_buffer
+    assert replay.generator.n_fits == 1 and replay.last_report.problem is None
+    assert replay.statistics()["synthetic"]["drawn"] > 0.1
+    own = model(kind, ReplayBuffer, {}).learn(150, log_interval=None)
+    assert weights(trained).isfinite().all() and not th.equal(weights(own), weights(trained))
+
+
+def test_several_environments_normalised():
+    env = VecNormalize(make_vec_env("Pendulum-v1", 2, seed=0))
+    trained = model(SAC, env=env, gradient_steps=-1).learn(300, log_interval=None)
+    replay = trained.replay_buffer
+    assert replay.generator.n_fits == 3  # at 100, 200 and 300 transitions
+    raw = replay.real_transitions()["observations"]
+    synthetic = replay.sources["synthetic"].observations[: replay.sources["synthetic"].size(), 0]
+    assert raw[:, 2].std() > 1 and 0.3 < synthetic[:, 2].std() / raw[:, 2].std() < 3  # raw, not normalised
+    batch = replay.sample(64, env)
+    assert batch.observations.abs().max() <= env.clip_obs and batch.observations.dtype == th.float32
+
+
+def test_half_of_a_batch_is_synthetic():
+    replay = buffer()
+    fill(replay, 100)
+    replay.sources["synthetic"].reset()
+    batch = replay.sample(256)
+    marked = replay.sources["synthetic"]
+    marked.rewards[:] = 1e6
+    assert int((replay.sample(256).rewards == 1e6).sum()) == 128
+    assert int((replay.sample_block(5, 256).rewards == 1e6).sum()) == 5 * 128
+    assert batch.observations.shape == (256, 3) and batch.rewards.shape == batch.dones.shape == (256, 1)
+
+
+def test_refits_fall_due_by_transitions():
+    replay, fits = buffer(), []
+    for _ in range(25):
+        fill(replay, 20)
+        replay.sample(4)
+        fits.append(replay.generator.n_fits)
+    assert fits == [added // 100 for added in range(20, 520, 20)]
+
+
+def test_too_few_rows_wait_and_say_so_once():
+    replay = buffer(retrain_every=20, warmup=70)
+    with pytest.warns(UserWarning, match="20 real transitions, the first fit needs warmup=70") as said:
+        for _ in range(3):
+            fill(replay, 20)
+            replay.sample(8)
+    assert len(said) == 1 and replay.generator.n_fits == 0
+    fill(replay, 20)
+    replay.sample(8)
+    assert replay.generator.n_fits == 1
+
+
+def test_ratio_by_schedule():
+    replay = buffer(synthetic_ratio=(0.0, 1.0, 400), retrain_every=100)
+    for _ in range(3):
+        fill(replay, 100)
+        replay.sample(8)
+    assert replay.present_shares()["synthetic"] == pytest.approx(0.75)
+    fill(replay, 200)
+    assert replay.present_shares() == {"online": 0.0, "synthetic": 1.0}
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+def test_real_rows_in_order(n_envs, optimize_memory_usage):
+    """Environment by environment, oldest first, also after the buffer has wrapped (B6); n steps do not matter."""
+    replay = buffer(size=50 * n_envs, n_envs=n_envs, n_steps=3, optimize_memory_usage=optimize_memory_usage)
+    seen = fill(replay, 80)
+    real = replay.real_transitions()
+    wanted = np.concatenate([seen[-50:, env] for env in range(n_envs)])
+    np.testing.assert_array_equal(real["observations"], wanted)
+    np.testing.assert_array_equal(real["rewards"].flatten(), wanted[:, 0])
+    going_on = real["episode_ends"].flatten()[:-1] == 0
+    going_on[49::50] = False
+    assert th.equal(real["next_observations"][:-1][going_on], real["observations"][1:][going_on])
+    assert ((real["dones"] == 1) <= (real["episode_ends"] == 1)).all() and real["dones"].sum() < real["episode_ends"].sum()
+
+
+def test_rollouts_are_not_disturbed_by_a_refit():
+    """B1 of the official code: after a refit the next real transition began in a synthetic state."""
+    trained = model(SAC).learn(250, log_interval=None)
+    real = trained.replay_buffer.real_transitions()
+    going_on = real["episode_ends"].flatten()[:-1] == 0
+    assert trained.replay_buffer.generator.n_fits == 2
+    assert th.equal(real["next_observations"][:-1][going_on], real["observations"][1:][going_on])
+
+
+def test_synthetic_rows_stay_near_the_real_ones():
+    replay = buffer(max_outside=1.0)
+    fill(replay, 200)
+    replay.sample(8)
+    synthetic, real = replay.sources["synthetic"], replay.real_transitions()
+    assert 0 < synthetic.size() <= 300
+    rows = synthetic.rows(th.arange(synthetic.size()))
+    assert rows.actions.abs().max() <= 1
+    assert rows.rewards.min() >= real["rewards"].min() and rows.rewards.max() <= real["rewards"].max()
+    width = real["observations"].amax(0) - real["observations"].amin(0)
+    assert (rows.observations <= real["observations"].amax(0) + 0.11 * width + 0.1).all()
+
+
+def test_global_random_numbers_are_left_alone():
+    before = th.get_rng_state(), np.random.get_state()[1].copy()
+    replay = buffer()
+    fill(replay, 100)
+    replay.refit()
+    assert th.equal(before[0], th.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
+
+
+def test_dict_observations():
+    space = spaces.Dict({"b": spaces.Box(-9, 9, (2, 2)), "a": spaces.Box(-9, 9, (3,))})
+    replay = buffer(space, spaces.Discrete(4))
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        obs, next_obs = ({"a": random.normal(size=(1, 3)), "b": 7 + random.normal(size=(1, 2, 2))} for _ in range(2))
+        replay.add(obs, next_obs, random.integers(4, size=(1, 1)), random.normal(size=1), np.zeros(1), [{}])
+    batch = replay.sample(64)
+    assert replay.generator.n_fits == 1 and replay.sources["synthetic"].size() > 0
+    assert batch.observations["b"].shape == (64, 2, 2) and batch.observations["a"].shape == (64, 3)
+    synthetic = replay.sources["synthetic"].sample(100)
+    assert synthetic.observations["b"].mean() > 5 and synthetic.observations["a"].mean() < 3
+    assert set(synthetic.actions.flatten().tolist()) <= {0, 1, 2, 3}
+
+
+class Goal(gym.Env):
+    observation_space = spaces.Dict({"x": spaces.Box(-9, 9, (2,)), "goal": spaces.Box(-9, 9, (1,))})
+    action_space = spaces.Box(-2, 2, (1,))
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observation_space.sample(), float(action[0]), False, self.steps == 30, {}
+
+
+def test_dict_observations_are_neutral_at_zero():
+    trained = []
+    for kwargs in (
+        dict(replay_buffer_class=GenerativeReplayBuffer, replay_buffer_kwargs=REPLAY | dict(synthetic_ratio=0)),
+        dict(replay_buffer_class=DictReplayBuffer),
+    ):
+        env = Goal()
+        env.observation_space.seed(0)
+        settings = dict(learning_starts=30, seed=0, policy_kwargs=dict(net_arch=[16]), device="cpu")
+        trained.append(SAC("MultiInputPolicy", env, **settings, **kwargs).learn(80, log_interval=None))
+    assert th.equal(weights(trained[0]), weights(trained[1]))
+
+
+def test_n_steps_mix_with_single_ones():
+    replay = buffer(n_steps=3, gamma=0.9)
+    fill(replay, 100)
+    batch = replay.sample(64)
+    assert batch.discounts.shape == (64, 1)
+    assert {round(discount, 4) for discount in batch.discounts[:32].flatten().tolist()} <= {0.9, 0.81, 0.729}
+    assert (batch.discounts[32:] == th.tensor(0.9)).all()
+
+
+def test_real_rows_may_be_prioritized():
+    replay = buffer(online_class=PrioritizedReplayBuffer)
+    fill(replay, 100)
+    batch = replay.sample(64)
+    assert batch.weights.shape == (64, 1)
+    replay.update_priorities(batch.indices, th.ones(64))
+
+
+@pytest.mark.parametrize("how", ["pickle", "copy", "state_dict"])
+def test_goes_on_from_a_copy(how):
+    """The same batches, refits included, as the original."""
+    first = buffer(relevance={"name": "curiosity", "hidden_dim": 8, "update_every": 2})
+    fill(first, 120)
+    first.sample(8)
+    if how == "state_dict":
+        second = buffer(relevance={"name": "curiosity", "hidden_dim": 8, "update_every": 2})
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+    else:
+        second = pickle.loads(pickle.dumps(first)) if how == "pickle" else copy.deepcopy(first)
+    drawn = []
+    for replay in (first, second):
+        fill(replay, 100, seed=1)
+        drawn.append(replay.sample_block(2, 32))
+    assert first.generator.n_fits == second.generator.n_fits == 2
+    assert all(th.equal(ours, theirs) for ours, theirs in zip(*drawn, strict=True) if ours is not None)
+
+
+def test_saved_buffer_goes_on_in_another_model(tmp_path):
+    trained = model(SAC, replay_buffer_kwargs=REPLAY | dict(relevance="td_error"))
+    trained.learn(150, GenerativeReplayCallback(), log_interval=None)
+    trained.save_replay_buffer(tmp_path / "replay.pkl")
+    trained.save(tmp_path / "model.zip")
+    loaded = SAC.load(tmp_path / "model.zip", env=trained.get_env())
+    loaded.load_replay_buffer(tmp_path / "replay.pkl")
+    assert loaded.replay_buffer.relevance.model is None
+    with pytest.raises(RuntimeError, match=r"Relevance TDError .* Use PGRSAC, pass GenerativeReplayCallback"):
+        loaded.learn(100, log_interval=None, reset_num_timesteps=False)
+    loaded.learn(100, GenerativeReplayCallback(), log_interval=None, reset_num_timesteps=False)
+    assert loaded.replay_buffer.generator.n_fits == 2
+
+
+@pytest.mark.parametrize("relevance", ["return", "td_error"])
+def test_relevance_of_the_critic(relevance, tmp_path):
+    env = VecNormalize(make_vec_env("Pendulum-v1", 1, seed=0))
+    trained = model(TQC, env=env, replay_buffer_kwargs=REPLAY | dict(relevance=relevance))
+    trained.learn(150, GenerativeReplayCallback(tmp_path), log_interval=None)
+    report = trained.replay_buffer.last_report
+    assert report.scalars["relevance_prompted"] > report.scalars["relevance_real"]
+    written = read_report(reports(tmp_path / "diagnostics")[0])
+    assert written.scalars.keys() == report.scalars.keys() and written.step == 100
+
+
+def test_actions_of_the_policy():
+    replay = REPLAY | dict(policy_actions=True, relevance="uniform")
+    trained = model(TD3, replay_buffer_kwargs=replay)
+    trained.learn(101, GenerativeReplayCallback(), log_interval=None)
+    synthetic = trained.replay_buffer.sources["synthetic"]
+    rows = synthetic.rows(th.arange(synthetic.size()))
+    with pytest.raises(ValueError, match="policy_actions=True needs the dynamics head"):
+        buffer(policy_actions=True, generator=TINY | dict(dynamics_head=False))
+    assert rows.actions.shape[0] > 0
+
+
+def test_a_diverged_generator_is_not_used():
+    """Reported once a refit; training goes on with real rows; the next good fit is used again."""
+    replay = buffer()
+    fill(replay, 100)
+    replay.sample(8)
+    replay.sources["synthetic"].rewards[:] = 1e6
+    healthy = replay.generator.config
+    replay.generator.config = type(healthy)(**(vars(healthy) | dict(learning_rate=float("inf"))))
+    fill(replay, 100)
+    with pytest.warns(UserWarning, match="loss is nan .* Training goes on with real rows alone"):
+        batch = replay.sample(64)
+    assert replay.last_report.problem is not None and (batch.rewards != 1e6).all()
+    assert replay.present_shares()["synthetic"] == 0
+    replay.generator.config = healthy
+    fill(replay, 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replay.sample(64)
+    assert replay.last_report.problem is None and replay.present_shares()["synthetic"] == 0.5
+
+
+def test_rows_outside_the_data_are_not_used(tmp_path):
+    replay = buffer(max_outside=0.05)
+    fill(replay, 100)
+    sample = replay.generator.sample
+
+    def far_away(*args):
+        drawn = sample(*args)
+        drawn["observations"][::4] = 99.0
+        drawn["observations"][1::4] = float("nan")
+        return drawn
+
+    replay.generator.sample = far_away
+    with pytest.warns(UserWarning, match=r"(5|6|7)\d\.\d% of the generated rows lie outside .*max_outside=5\.0%"):
+        replay.sample(64)
+    assert replay.sources["synthetic"].size() == 0
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(observation_space=spaces.Box(0, 255, (84, 84, 4), np.uint8)), "Observations are images .* makes vectors"),
+        (dict(observation_space=spaces.Dict({"cam": spaces.Box(0, 255, (3, 64, 64), np.uint8)})), "'cam' are images"),
+        (dict(observation_space=spaces.Discrete(5)), r"must be a Box of floating point numbers, not Discrete\(5\)"),
+        (dict(action_space=spaces.MultiDiscrete([2, 3])), "Actions must be Box or Discrete, not MultiDiscrete"),
+        (dict(online_class=HerReplayBuffer), "relabels goals"),
+        (dict(online_class=MixtureReplayBuffer), "must be TensorReplayBuffer or a subclass, not MixtureReplayBuffer"),
+        (dict(synthetic_ratio=1.5), r"synthetic_ratio=1\.5 must be between 0 and 1"),
+        (dict(synthetic_ratio="half"), "synthetic_ratio='half' must be a number"),
+        (dict(retrain_every=0), "retrain_every=0 must be at least 1"),
+        (dict(num_samples=0), "num_samples=0 must be at least 1"),
+        (dict(cond_top_frac=0.0), r"cond_top_frac=0\.0 must be above 0"),
+        (dict(max_outside=2.0), r"max_outside=2\.0 must be"),
+        (dict(generator="huge"), "generator='huge' is not known"),
+        (dict(cfg_dropout=1.2), r"cfg_dropout=1\.2 must be"),
+        (dict(relevance="fun"), "relevance='fun' is not known"),
+    ],
+    ids=str,
+)
+def test_refusals(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        buffer(**kwargs)
+
+
+def test_more_rows_than_memory_are_refused():
+    with pytest.raises(MemoryError, match=r"GB|GiB"):
+        buffer(num_samples=10**13)
+
+
+def test_broken_relevance_is_named_while_learning():
+    class Broken(Relevance):
+        def values(self, transitions):
+            return transitions["rewards"].flatten() * float("nan")
+
+    replay = buffer(relevance=Broken())
+    fill(replay, 100)
+    with pytest.raises(ValueError, match="Relevance Broken returned 100 of 100 values that are not finite"):
+        replay.sample(8)
+
+
+def test_callback_needs_the_buffer():
+    with pytest.raises(TypeError, match="needs a GenerativeReplayBuffer, not ReplayBuffer"):
+        model(SAC, ReplayBuffer, {}).learn(10, GenerativeReplayCallback())
