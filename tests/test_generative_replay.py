@@ -136,6 +136,8 @@ def test_ratio_by_schedule():
     assert replay.present_shares()["synthetic"] == pytest.approx(0.75)
     fill(replay, 200)
     assert replay.present_shares() == {"online": 0.0, "synthetic": 1.0}
+    replay.sources["synthetic"].reset()  # nothing to draw from: all real, whatever the ratio
+    assert replay.present_shares() == {"online": 1.0, "synthetic": 0.0}
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])

@@ -14,16 +14,31 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr import REDQ, MixtureReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayCallback, TensorReplayBuffer
+from sb3_pgr import (
+    PGRSAC,
+    REDQ,
+    GenerativeReplayBuffer,
+    MixtureReplayBuffer,
+    PrioritizedReplayBuffer,
+    PrioritizedReplayCallback,
+    TensorReplayBuffer,
+)
 from sb3_pgr.common.callbacks import ResumableCheckpoint
 from sb3_pgr.common.checkpoint import CheckpointError, _verify, latest_checkpoint, load_checkpoint, save_checkpoint
 
 STEPS, SAVE_FREQ = 600, 40
+REPLAY = dict(
+    retrain_every=110,
+    num_samples=200,
+    generator=dict(denoiser_kwargs=dict(width=16, n_blocks=1), train_steps=20, dynamics_steps=20),
+    relevance=dict(name="curiosity", hidden_dim=8, update_every=3),
+)
 SAC_BUFFERS = {
     "sac": (None, {}),
     "sac-prioritized": (PrioritizedReplayBuffer, {}),
     "sac-mixture": (MixtureReplayBuffer, dict(shares={"online": 1, "demos": 1})),
     "sac-shared": (TensorReplayBuffer, {}),
+    "sac-generative": (GenerativeReplayBuffer, REPLAY | dict(warmup=50)),
 }
 SMALL = dict(net_arch=[16, 16])
 
@@ -43,6 +58,8 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
     if algo == "simba":
         kwargs = dict(actor_hidden_dim=16, critic_hidden_dim=16, critic_blocks=1)
         return REDQ("SimbaPolicy", env, learning_starts=100, gradient_steps=2, n_critics=2, policy_kwargs=kwargs, seed=seed)
+    if algo == "pgrsac":
+        return PGRSAC("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **REPLAY)
     if algo == "redq-prioritized":
         kwargs = dict(replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(n_steps=2))
         return REDQ("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **kwargs)
@@ -145,6 +162,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
         dict(algo="droq"),
         dict(algo="simba"),
         dict(algo="redq-prioritized"),
+        dict(algo="pgrsac", n_envs=2, normalize=True),
         *(dict(algo=algo) for algo in SAC_BUFFERS),
         dict(algo="sde"),
         dict(algo="dqn"),

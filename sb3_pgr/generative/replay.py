@@ -195,6 +195,11 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
 
             self.imagination.bind(ModelValues(model, to_policy))
 
+    def _wanted(self) -> dict[str, float]:
+        if SYNTHETIC not in self.sources or self.sources[SYNTHETIC].size() == 0:
+            return {ONLINE: 1.0, SYNTHETIC: 0.0}  # whatever the ratio
+        return super()._wanted()
+
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         self._keep_up()
         return super().sample(batch_size, env)

@@ -1,0 +1,154 @@
+"""``diagnose`` and ``upsample``, and PGRSAC through ``train``, as a user types them."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sb3_pgr.zoo import diagnose, upsample
+from sb3_pgr.zoo.errors import UsageError
+
+PGR = [
+    "-params", "learning_starts:100", "gradient_steps:1", "policy_kwargs:dict(net_arch=[8])", "retrain_every:150",
+    "num_samples:300", "generator:dict(denoiser_kwargs=dict(width=16, n_blocks=1), train_steps=30, dynamics_steps=30)",
+    "replay_buffer_kwargs:dict(warmup=50, max_outside=1.0)",
+]  # fmt: skip
+
+
+def train(*arguments):
+    command = [sys.executable, "-m", "sb3_pgr", "train", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def flags(folder, env="InvertedPendulum-v5", steps=320):
+    return ["--algo", "pgrsac", "--env", env, "-n", steps, "-f", folder, "--seed", 1, "--num-threads", 1]
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """A command in this process: what starts it is tested elsewhere, and takes seconds."""
+
+    def call(command, *arguments):
+        monkeypatch.setattr(sys, "argv", ["sb3-pgr", *map(str, arguments)])
+        command.main()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs")
+    train(*flags(folder), "--checkpoint-freq", 200, *PGR)
+    return folder / "pgrsac" / "InvertedPendulum-v5_1"
+
+
+def test_run_folder_holds_diagnostics(trained):
+    folder = trained / "diagnostics"
+    assert {path.name for path in folder.iterdir()} == {
+        "refits.csv", "refit_000000150.npz", "refit_000000150.png", "refit_000000300.npz", "refit_000000300.png",
+    }  # fmt: skip
+    assert "pgr/synthetic_share" in (trained / "progress.csv").read_text()
+
+
+def test_resume(trained, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(trained, copied)
+    train("--resume", copied, "-n", 480)
+    assert (copied / "diagnostics" / "refit_000000450.npz").is_file()
+
+
+def test_diagnose(trained, call, capsys):
+    (trained / "diagnostics" / "refit_000000150.png").unlink()
+    call(diagnose, trained)
+    said = capsys.readouterr().out
+    assert "marginal_distance" in said and "dynamics_error" in said
+    assert (trained / "diagnostics" / "refit_000000150.png").stat().st_size > 20_000
+    assert (trained / "diagnostics" / "refits.png").stat().st_size > 10_000
+
+
+def test_packaged_configuration_by_name(tmp_path):
+    train(*flags(tmp_path, steps=20), "--conf-file", "pgrsac_paper.yml", "-params", "num_samples:300")
+    settings = json.loads((tmp_path / "pgrsac" / "InvertedPendulum-v5_1" / "run.json").read_text())["hyperparams"]
+    assert settings["generator"] == "paper"
+
+
+def dataset(path, n=400, discrete=False, **changes):
+    random = np.random.default_rng(0)
+    obs = random.normal(size=(n, 3)).astype(np.float32)
+    actions = random.integers(4, size=n) if discrete else random.uniform(-2, 6, (n, 2)).astype(np.float32)
+    data = {
+        "observations": obs,
+        "actions": actions,
+        "rewards": obs[:, 0] * 10,
+        "next_observations": obs + 0.1,
+        "terminals": random.random(n) < 0.1,
+        "timeouts": random.random(n) < 0.05,
+    } | changes
+    np.savez(path, **{name: value for name, value in data.items() if value is not None})
+    return data
+
+
+FAST = ["--num-samples", 150, "--train-steps", 60, "--relevance-steps", 5]
+
+
+@pytest.mark.parametrize("relevance", ["uniform", "curiosity", "return_to_go"])
+@pytest.mark.parametrize("discrete", [False, True], ids=["continuous", "discrete"])
+def test_upsample_keeps_the_format(tmp_path, call, relevance, discrete):
+    data = dataset(tmp_path / "data.npz", discrete=discrete)
+    call(upsample, tmp_path / "data.npz", *FAST, "--relevance", relevance)
+    with np.load(tmp_path / "data-synthetic.npz", allow_pickle=False) as file:
+        made = {name: file[name] for name in file.files}
+    assert made.keys() == data.keys()
+    for name, values in made.items():
+        assert values.dtype == data[name].dtype and values.shape == (150, *data[name].shape[1:]), name
+    assert made["actions"].min() >= data["actions"].min() - 1e-5 and made["actions"].max() <= data["actions"].max() + 1e-5
+    if not discrete:
+        assert made["actions"].std(0).min() > 1  # their own units again
+    assert not made["timeouts"].any()
+    assert (tmp_path / "diagnostics" / "refits.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(rewards=None), "lacks rewards; it holds actions"),
+        (dict(rewards=np.zeros(7)), "arrays must have one length"),
+        (dict(rewards=np.full(400, np.nan)), "rewards holds 400 numbers that are not finite"),
+        (dict(next_observations=np.zeros((400, 5))), "differ in shape"),
+        (dict(actions=np.array(["left"] * 400)), "actions must be numbers"),
+        (dict(actions=np.array([{}] * 400)), "cannot be read as an npz file of arrays"),
+    ],
+    ids=str,
+)
+def test_upsample_names_what_is_wrong(tmp_path, call, changes, message):
+    dataset(tmp_path / "data.npz", **changes)
+    with pytest.raises(UsageError, match=f"data.npz.*{message}"):
+        call(upsample, tmp_path / "data.npz", *FAST)
+    assert not (tmp_path / "data-synthetic.npz").exists()
+
+
+def test_bad_arguments_are_named(tmp_path, call):
+    dataset(tmp_path / "data.npz")
+    (tmp_path / "text.npz").write_text("no archive")
+    run_folder = tmp_path / "run" / "diagnostics"
+    run_folder.mkdir(parents=True)
+    (run_folder / "refit_000000010.npz").write_bytes(b"damaged")
+    for command, arguments, message in (
+        (upsample, [tmp_path / "none.npz", *FAST], "There is no file"),
+        (upsample, [tmp_path / "text.npz", *FAST], "text.npz"),
+        (upsample, [tmp_path / "data.npz", "--num-samples", 0], "--num-samples 0 must be at least 1"),
+        (upsample, [tmp_path / "data.npz", *FAST, "-o", tmp_path / "data.npz"], "is the dataset itself"),
+        (upsample, [tmp_path / "data.npz", *FAST, "--top-frac", 2], "cond_top_frac=2.0 must be"),
+        (diagnose, [tmp_path], "holds no refits"),
+        (diagnose, [tmp_path / "run"], "is not the report of a refit, or is damaged"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            call(command, *arguments)
+
+
+def test_run_file_names_the_settings(trained):
+    assert json.loads((trained / "run.json").read_text())["hyperparams"]["retrain_every"] == 150

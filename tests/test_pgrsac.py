@@ -1,0 +1,158 @@
+"""PGRSAC: what it adds to REDQ and to the generative buffer."""
+
+import csv
+from importlib import resources
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from sb3_pgr.envs import list_env_ids
+from sb3_pgr.envs.simulator import SimulatorProbe
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.logger import configure
+
+from sb3_pgr import PGRSAC, REDQ
+from sb3_pgr.generative.relevance import Curiosity
+
+TINY = dict(denoiser_kwargs=dict(width=16, n_blocks=1), train_steps=30, batch_size=64, dynamics_steps=30)
+SMALL = dict(
+    learning_starts=60,
+    gradient_steps=2,
+    batch_size=64,
+    retrain_every=100,
+    num_samples=300,
+    generator=TINY,
+    policy_kwargs=dict(net_arch=[16]),
+    replay_buffer_kwargs=dict(warmup=50, max_outside=1.0),
+    seed=0,
+)
+
+
+def small(env="Pendulum-v1", **kwargs):
+    return PGRSAC("MlpPolicy", env, **(SMALL | kwargs))
+
+
+def weights(model):
+    return th.cat([value.flatten().double() for value in model.policy.state_dict().values()])
+
+
+def test_off_it_is_redq():
+    """Without synthetic rows, the same training bit by bit as REDQ with the same settings."""
+    ours = small(synthetic_ratio=0).learn(150, log_interval=None)
+    settings = {name: SMALL[name] for name in ("learning_starts", "gradient_steps", "batch_size", "seed")}
+    theirs = REDQ(
+        "MlpPolicy", "Pendulum-v1", n_critics=2, policy_delay=1, policy_kwargs=dict(net_arch=[16], layer_norm=True), **settings
+    )
+    assert th.equal(weights(ours), weights(theirs.learn(150, log_interval=None)))
+
+
+@pytest.mark.parametrize("relevance", ["curiosity", "return", "td_error", "uniform"])
+def test_learns_logs_and_draws(relevance, tmp_path):
+    model = small("InvertedPendulum-v5", relevance=relevance)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(230, log_interval=1)
+    rows = list(csv.DictReader((tmp_path / "diagnostics" / "refits.csv").open()))
+    assert [row["step"] for row in rows] == ["100", "200"]
+    assert float(rows[0]["dynamics_error_real"]) < 1e-3 < float(rows[0]["dynamics_error"])
+    names = {path.name for path in (tmp_path / "diagnostics").iterdir()}
+    assert {"refit_000000100.png", "refit_000000100.npz", "refit_000000200.png", "refit_000000200.npz"} <= names
+    logged = next(csv.reader((tmp_path / "progress.csv").open()))
+    assert "pgr/synthetic_share" in logged
+    if relevance != "uniform":
+        assert float(rows[0]["relevance_prompted"]) > float(rows[0]["relevance_real"])
+
+
+def test_generator_travels_in_the_zip(tmp_path):
+    """Generator, relevance and dynamics head are restored; the replay memory is not part of a model."""
+    model = small().learn(150, log_interval=None)
+    model.save(tmp_path / "model.zip")
+    loaded = PGRSAC.load(tmp_path / "model.zip", env=gym.make("Pendulum-v1"))
+    assert th.equal(weights(model), weights(loaded))
+    assert loaded.replay_buffer.generator.n_fits == 1 and loaded.replay_buffer.size() == 0
+    real = model.replay_buffer.real_transitions()
+    values = [m.replay_buffer.relevance.values(real) for m in (model, loaded)]
+    assert th.equal(*values)
+    start = {name: rows[:20] for name, rows in real.items()}
+    drawn = [m.replay_buffer.generator.sample(20, values[0][:20], start)["observations"] for m in (model, loaded)]
+    assert th.equal(*drawn)
+    loaded.learn(200, log_interval=None)
+    assert loaded.replay_buffer.generator.n_fits == 3  # it went on from there
+
+
+def test_other_buffers_are_refused():
+    with pytest.raises(ValueError, match="PGRSAC needs a GenerativeReplayBuffer, not ReplayBuffer; or use REDQ"):
+        small(replay_buffer_class=ReplayBuffer)
+
+
+def config(name):
+    return yaml.safe_load((resources.files("sb3_pgr.zoo_configs") / name).read_text())
+
+
+def settings(entry):
+    return {name: value for name, value in entry.items() if name not in ("n_timesteps", "policy")}
+
+
+def test_paper_config_is_the_official_one():
+    """Every value of the official configuration for DeepMind Control (128 + 128 rows, one actor step in 20, ...)."""
+    given = settings(config("pgrsac_paper.yml")["default"]) | dict(num_samples=300)
+    model = PGRSAC("MlpPolicy", "dmc/cheetah-run-v0", **given)
+    replay = model.replay_buffer
+    assert replay.generator.n_parameters == 26_243_625 and replay.generator.n_evaluations == 383
+    assert sum(p.numel() for p in replay.relevance.network.parameters()) == 1_129_990
+    assert isinstance(replay.relevance, Curiosity) and replay.relevance.update_every == 1 and not replay.relevance.normalize
+    assert (model.gradient_steps, model.policy_delay, model.n_critics, model.n_target_critics) == (20, 20, 2, 2)
+    row = np.zeros((1, 17), np.float32)
+    for name, counts in (("online", {"online": 256}), ("synthetic", {"online": 128, "synthetic": 128})):
+        replay.sources[name].add(row, row, np.zeros((1, 6)), np.zeros(1), np.zeros(1), [{}])
+        assert replay._counts(256) == counts
+    assert config("pgrsac_paper.yml")["default"]["num_samples"] == 1_000_000
+    assert config("pgrsac_paper.yml")["dmc/quadruped-walk-v0"]["cond_top_frac"] == 0.1
+    norms = [module for module in model.critic.modules() if "Norm" in type(module).__name__]
+    assert not norms
+
+
+def test_one_actor_step_in_twenty_critic_steps():
+    model = small(gradient_steps=20, policy_delay=20, synthetic_ratio=0)
+    model.learn(70, log_interval=None)
+    steps = {name: next(iter(getattr(model, name).optimizer.state.values()))["step"] for name in ("actor", "critic")}
+    assert steps["critic"] == 200 and steps["actor"] == 10
+
+
+def test_lean_config_is_the_default_of_the_class():
+    """The YAML says in full what PGRSAC("MlpPolicy", env) does."""
+    given = PGRSAC("MlpPolicy", "Pendulum-v1", **settings(config("pgrsac.yml")["default"]))
+    plain = PGRSAC("MlpPolicy", "Pendulum-v1")
+    for name in ("gradient_steps", "policy_delay", "n_critics", "n_target_critics", "learning_starts", "replay_buffer_kwargs"):
+        assert getattr(given, name) == getattr(plain, name), name
+    assert th.equal(
+        th.tensor([p.numel() for p in given.policy.parameters()]), th.tensor([p.numel() for p in plain.policy.parameters()])
+    )
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Swimmer-v5", "dmc/cheetah-run-v0"])
+def test_the_simulator_takes_the_observed_step(env_id):
+    """Set to what was observed, it goes where it went."""
+    env = gym.make(env_id)
+    probe = SimulatorProbe(gym.make(env_id))
+    obs, _ = env.reset(seed=3)
+    env.action_space.seed(3)
+    for _ in range(20):
+        action = env.action_space.sample() * 0.3
+        next_obs, reward, terminated, *_ = env.step(action)
+        if terminated:
+            break
+        low, high = env.action_space.low, env.action_space.high
+        scaled = 2 * (action - low) / (high - low) - 1
+        reached, rewards = probe.step(obs[None], scaled[None])
+        np.testing.assert_allclose(reached[0], next_obs, rtol=1e-2, atol=1e-2)
+        assert rewards[0] == pytest.approx(reward, abs=1e-2)
+        obs = next_obs
+
+
+@pytest.mark.parametrize("env_id", ["dmc/quadruped-walk-v0", "Pendulum-v1", "Ant-v5"])
+def test_states_that_cannot_be_set_are_refused(env_id):
+    assert "dmc/quadruped-walk-v0" in list_env_ids()
+    with pytest.raises(ValueError, match=f"observation of {env_id} does not determine the state"):
+        SimulatorProbe(gym.make(env_id))
