@@ -8,7 +8,7 @@ export VENV PYTHON
 .PHONY: help setup demo test format check-format lint type
 
 help:
-	@echo "make demo     install, train REDQ on a MuJoCo task for a few minutes, show the curve and the video"
+	@echo "make demo     install, train PGRSAC on a MuJoCo task for a few minutes, show curve, video and generator"
 	@echo "make test     install, run the tests"
 	@echo "make format lint type     ruff and mypy"
 
@@ -19,12 +19,14 @@ $(VENV)/.ready: pyproject.toml setup.py constraints.txt .ci/setup
 
 demo: setup
 	@rm -rf $(DEMO_LOGS)
-	$(BIN)/sb3-pgr train --algo redq --env $(DEMO_ENV) -n 3000 -f $(DEMO_LOGS) --seed 0 --progress \
+	$(BIN)/sb3-pgr train --algo pgrsac --env $(DEMO_ENV) -n 3000 -f $(DEMO_LOGS) --seed 0 --progress \
 		--eval-freq 250 --eval-episodes 2 --video-freq 3000 --verbose 0 \
-		-params gradient_steps:8 policy_delay:2 n_critics:5 learning_starts:500 learning_rate:0.001 "ent_coef:'auto_0.1'" \
-		"env_kwargs:dict(frame_skip=8)"
-	@$(BIN)/sb3-pgr plots -a redq -e $(DEMO_ENV) -f $(DEMO_LOGS) -o $(DEMO_LOGS)/learning_curve.png
-	@echo "Video: $$(ls $(DEMO_LOGS)/redq/*/videos/*.mp4 | tail -n 1)"
+		-params gradient_steps:4 learning_starts:500 learning_rate:0.001 "ent_coef:'auto_0.1'" "env_kwargs:dict(frame_skip=8)" \
+		retrain_every:500 num_samples:10000 "generator:dict(train_steps=1000, dynamics_steps=1000)"  \
+		"replay_buffer_kwargs:dict(warmup=500)"
+	@$(BIN)/sb3-pgr plots -a pgrsac -e $(DEMO_ENV) -f $(DEMO_LOGS) -o $(DEMO_LOGS)/learning_curve.png
+	@$(BIN)/sb3-pgr diagnose $(DEMO_LOGS)/pgrsac/*_1
+	@echo "Video: $$(ls $(DEMO_LOGS)/pgrsac/*/videos/*.mp4 | tail -n 1)"
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal

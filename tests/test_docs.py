@@ -1,17 +1,17 @@
-"""The python blocks of the buffers page run as they stand, shortened."""
+"""The python blocks of the pages run as they stand, shortened."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parent.parent / "docs" / "buffers.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+DOCS = Path(__file__).parent.parent / "docs"
+BLOCKS = {page: re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL) for page in ("buffers.md", "pgr.md")}
 SETTING = """
 import gymnasium as gym
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
-from sb3_pgr import TensorReplayBuffer
+from sb3_pgr import GenerativeReplayBuffer, TensorReplayBuffer
 env = make_vec_env("Pendulum-v1")
 model = SAC("MlpPolicy", env, learning_starts=10, replay_buffer_class=TensorReplayBuffer)
 demonstrations = model.learn(20).replay_buffer
@@ -24,11 +24,14 @@ def shortened(block: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in BLOCKS if "CnnPolicy" not in block], ids=lambda block: block.split("\n")[-2][:40]
+    "block",
+    [block for blocks in BLOCKS.values() for block in blocks if "CnnPolicy" not in block],
+    ids=lambda block: block.split("\n")[-2][:40],
 )
-def test_block_runs(block):
+def test_block_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(SETTING + shortened(block), {})
 
 
 def test_blocks_are_found():
-    assert len(BLOCKS) >= 6
+    assert len(BLOCKS["buffers.md"]) >= 6 and len(BLOCKS["pgr.md"]) >= 4

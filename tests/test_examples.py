@@ -20,3 +20,12 @@ def test_loops_by_hand_run(name, whole, short, tmp_path):
 def test_tensor_buffer_in_sb3(capsys):
     runpy.run_path(str(EXAMPLES / "tensor_buffer_in_sb3.py"))
     assert "total_timesteps" in capsys.readouterr().out
+
+
+def test_pgr_in_sb3(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = (EXAMPLES / "pgr_in_sb3.py").read_text()
+    assert "total_timesteps=20_000" in source
+    (tmp_path / "example.py").write_text(source.replace("total_timesteps=20_000", "total_timesteps=300"))
+    runpy.run_path(str(tmp_path / "example.py"))
+    assert (tmp_path / "halfcheetah.zip").is_file()

@@ -122,20 +122,25 @@ def draw(report: RefitReport, path: Path) -> None:
 
 def _draw_marginals(report: RefitReport, figure: Any) -> None:
     """The distance of every dimension, and the four that fit worst."""
-    real, synthetic = report.arrays["real"], report.arrays["synthetic"]
-    distances = marginal_distances(th.as_tensor(real), th.as_tensor(synthetic))
+    real, relevant, synthetic = (report.arrays[name] for name in ("real", "relevant", "synthetic"))
+    distances = marginal_distances(th.as_tensor(relevant), th.as_tensor(synthetic))
     axes = figure.subplots(1, 5, width_ratios=[2, 1, 1, 1, 1])
     colours = {"observations": "C0", "actions": "C1", "rewards": "C2", "next_observations": "C4", "dones": "C5"}
     for name, (start, stop) in report.parts.items():
         if stop > start:
             axes[0].bar(np.arange(start, stop), distances[start:stop], 0.9, color=colours[name], label=name.replace("_", " "))
-    axes[0].set(title="Marginals: KS distance", xlabel="dimension of a transition", ylim=(0, max(0.2, distances.max() * 1.3)))
+    axes[0].set(
+        title="Marginals: KS distance to relevant real rows",
+        xlabel="dimension of a transition",
+        ylim=(0, max(0.2, distances.max() * 1.3)),
+    )
     axes[0].legend(frameon=False, fontsize=7, ncols=3, loc="upper left")
     for axis, column in zip(axes[1:], np.argsort(-distances)[:4], strict=False):
         name, (start, _) = next((name, part) for name, part in report.parts.items() if part[0] <= column < part[1])
         low, high = np.percentile(real[:, column], [0.5, 99.5])
         bins = np.linspace(low - 1e-6, high + 1e-6, 40)
-        axis.hist(real[:, column], bins, density=True, color=_REAL, alpha=0.6, label="real")
+        axis.hist(real[:, column], bins, density=True, color=_REAL, alpha=0.4, label="real, all")
+        axis.hist(relevant[:, column], bins, density=True, color=_PROMPTED, histtype="step", lw=1.5, label="real, relevant")
         axis.hist(synthetic[:, column], bins, density=True, color=_SYNTHETIC, histtype="step", lw=1.5, label="synthetic")
         axis.set(title=f"{name.replace('_', ' ')}[{column - start}]", yticks=[])
     axes[1].legend(frameon=False, fontsize=7)
@@ -144,11 +149,11 @@ def _draw_marginals(report: RefitReport, figure: Any) -> None:
 
 
 def _draw_correlations(report: RefitReport, axes: Any, figure: Any) -> None:
-    for axis, name in zip(axes, ("real", "synthetic"), strict=True):
+    for axis, name in zip(axes, ("relevant", "synthetic"), strict=True):
         matrix = correlations(th.as_tensor(report.arrays[name])).numpy()
         image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
         axis.set(xticks=[], yticks=[])
-        axis.set_title(f"Correlations, {name}", fontsize=9)
+        axis.set_title(f"Correlations, {'real, relevant' if name == 'relevant' else name}", fontsize=9)
     axes[1].set_xlabel(f"mean difference {report.scalars['correlation_error']:.3f}", fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.6, orientation="horizontal", pad=0.02).ax.tick_params(labelsize=7)
 

@@ -25,8 +25,9 @@ class RefitReport:
 
     :param step: transitions seen when it was done
     :param scalars: what is logged under ``pgr/``
-    :param arrays: ``real`` and ``synthetic`` joined vectors ``(m, d)``, some thousands of each; ``relevance_real``,
-        ``relevance_prompted`` and ``relevance_generated`` ``(m,)``; ``nearest_real`` and ``nearest_synthetic`` ``(m,)``
+    :param arrays: joined vectors ``(m, d)``, some thousands of each: ``real``, ``relevant`` (the real ones whose relevance
+        was asked for) and ``synthetic``; ``relevance_real``, ``relevance_prompted`` and ``relevance_generated`` ``(m,)``;
+        ``nearest_real`` and ``nearest_synthetic`` ``(m,)``
     :param parts: which columns of a joined vector are what
     :param problem: why its rows are not used; None if they are
     """
@@ -126,9 +127,9 @@ class Imagination:
             report.scalars["dynamics_seconds"] = time.perf_counter() - started
         started = time.perf_counter()
         self._relevance_of_real = relevance
-        kept, drawn, prompt = self._drawn(real, n, progress)
+        kept, drawn, chosen = self._drawn(real, n, progress)
         report.scalars |= {"sample_seconds": time.perf_counter() - started, "outside": 1 - len(kept["rewards"]) / n}
-        self._describe(report, real, relevance, kept if len(kept["rewards"]) else drawn, prompt)
+        self._describe(report, real, relevance, kept if len(kept["rewards"]) else drawn, chosen)
         if report.scalars["outside"] > self.max_outside:
             report.problem = (
                 f"{report.scalars['outside']:.1%} of the generated rows lie outside the box of the real ones "
@@ -148,8 +149,8 @@ class Imagination:
 
     def _drawn(
         self, real: Transitions, n: int, progress: Progress | None
-    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor], th.Tensor | None]:
-        """What lies inside the real rows' box, all that was drawn, and what was asked for."""
+    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor], th.Tensor]:
+        """What lies inside the real rows' box, all that was drawn, and the real rows whose relevance was asked for."""
         chosen = self._choose(self._relevance_of_real, n)
         prompt = None if self.relevance.unconditional else self._relevance_of_real[chosen]
         start = {name: rows[chosen] for name, rows in real.items()} if self.generator.config.sigma_start else None
@@ -165,7 +166,7 @@ class Imagination:
         inside = self._inside(real, synthetic)
         kept = {name: rows[inside] for name, rows in synthetic.items()}
         kept["rewards"] = kept["rewards"].clamp(real["rewards"].amin(), real["rewards"].amax())
-        return kept, synthetic, prompt
+        return kept, synthetic, chosen
 
     def _choose(self, relevance: th.Tensor, n: int) -> th.Tensor:
         """Real rows ``(n,)`` whose relevance is asked for: drawn from the most relevant ones."""
@@ -190,32 +191,40 @@ class Imagination:
         real: Transitions,
         relevance: th.Tensor,
         synthetic: dict[str, th.Tensor],
-        prompt: th.Tensor | None,
+        chosen: th.Tensor,
     ) -> None:
-        """Compare some thousands of real and synthetic rows."""
-        rows = th.randperm(len(relevance), generator=self.random, device=self.device)[:N_REPORTED]
-        some_real = {name: part[rows] for name, part in real.items()}
-        some = {name: part[:N_REPORTED] for name, part in synthetic.items()}
-        layout = self.generator.layout
-        joined_real, joined = layout.join(some_real, absolute=True), layout.join(some, absolute=True)
-        scale = joined_real.std(0)
+        """Compare some thousands of synthetic rows with real ones: those whose relevance was asked for, and all."""
+        layout, conditional = self.generator.layout, not self.relevance.unconditional
+        some = th.randperm(len(relevance), generator=self.random, device=self.device)[:N_REPORTED]
+        drawn = {name: part[:N_REPORTED] for name, part in synthetic.items()}
+
+        def joined(rows: th.Tensor) -> th.Tensor:
+            return layout.join({name: part[rows] for name, part in real.items()}, absolute=True)
+
+        of_all, of_chosen, of_drawn = joined(some), joined(chosen[:N_REPORTED]), layout.join(drawn, absolute=True)
+        scale = of_all.std(0)
         scale = th.where(scale > 1e-6, scale, th.ones_like(scale))  # numbers that never change
-        few = min(1_000, len(joined), len(joined_real))
-        nearest_real = nearest_distances(joined_real[:few], joined_real, scale, skip_first=True)
-        nearest = nearest_distances(joined[:few], joined_real, scale)
-        arrays = {"real": joined_real, "synthetic": joined, "relevance_real": relevance[rows]}
-        if prompt is not None:
-            arrays["relevance_prompted"] = prompt[:N_REPORTED]
-            if not self.relevance.of_real_rows_only:
-                with th.no_grad():
-                    arrays["relevance_generated"] = self.relevance.values(some).float()
-        arrays |= {"nearest_real": nearest_real, "nearest_synthetic": nearest}
+        few = min(1_000, len(of_all), len(of_drawn))
+        arrays = {
+            "real": of_all,
+            "relevant": of_chosen,
+            "synthetic": of_drawn,
+            "relevance_real": relevance[some],
+            "nearest_real": nearest_distances(of_all[:few], of_all, scale, skip_first=True),
+            "nearest_synthetic": nearest_distances(of_drawn[:few], of_all, scale),
+        }
+        if conditional:
+            arrays["relevance_prompted"] = relevance[chosen[:N_REPORTED]]
+        if conditional and not self.relevance.of_real_rows_only:
+            with th.no_grad():
+                arrays["relevance_generated"] = self.relevance.values(drawn).float()
         report.arrays = {name: part.cpu().numpy() for name, part in arrays.items()}
-        means = {name: float(part.mean()) for name, part in arrays.items() if name.startswith("relevance")}
+        means = {name: float(part.mean()) for name, part in arrays.items() if name.startswith("relevance_")}
+        typical = arrays["nearest_real"].median().clamp(min=1e-6)
         report.scalars |= means | {
-            "marginal_distance": float(marginal_distances(joined_real, joined).mean()),
-            "correlation_error": correlation_error(joined_real, joined),
-            "nearest_ratio": float(nearest.median() / nearest_real.median().clamp(min=1e-6)),
+            "marginal_distance": float(marginal_distances(of_chosen, of_drawn).mean()),
+            "correlation_error": correlation_error(of_chosen, of_drawn),
+            "nearest_ratio": float(arrays["nearest_synthetic"].median() / typical),
             "n_synthetic": len(synthetic["rewards"]),
         }
 

@@ -10,7 +10,7 @@ from sb3_pgr.generative.imagination import RefitReport
 from sb3_pgr.zoo.errors import UsageError
 
 _PANELS = {
-    "marginal_distance": "marginals: mean KS distance",
+    "marginal_distance": "marginals: mean KS distance to relevant real rows",
     "correlation_error": "correlations: mean difference",
     "dynamics_error": "one-step dynamics error (median)",
     "nearest_ratio": "distance to nearest real row, real = 1",
@@ -49,7 +49,7 @@ def _draw_course(read: list[RefitReport], path: Path) -> None:
         points = [(report.step, report.scalars[name]) for report in read if name in report.scalars]
         if points:
             axis.plot(*zip(*points), marker="o", ms=3, color="#c0392b")
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * max(value for _, value in points) or 1)
         else:
             axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes, fontsize=8)
         axis.set_title(title, fontsize=9)
