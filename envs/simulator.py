@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 State = tuple[np.ndarray, np.ndarray]
 
@@ -30,6 +31,14 @@ _GYMNASIUM: dict[str, Callable[[np.ndarray], State]] = {
     "InvertedPendulumEnv": lambda obs: (obs[:2], obs[2:4]),
 }
 _DMC: dict[str, Callable[[np.ndarray], State]] = {"cheetah": _without_root_x(8)}
+
+
+def determines_state(spec: EnvSpec) -> bool:
+    """Whether observations of such an environment determine its state (if they are not configured away)."""
+    entry_point = spec.entry_point if isinstance(spec.entry_point, str) else ""
+    return entry_point.rpartition(":")[2] in _GYMNASIUM or (
+        entry_point.endswith("dmc:make_dmc") and spec.kwargs.get("domain") in _DMC and not spec.kwargs.get("pixels")
+    )
 
 
 class SimulatorProbe:

@@ -163,7 +163,6 @@ def test_spaces_and_types(obs_space, action_space, dtypes):
         (dict(buffer_size=0), "buffer_size=0"),
         (dict(n_envs=0), "n_envs=0"),
         (dict(n_steps=0), "n_steps=0"),
-        (dict(n_steps=9), "n_steps=9 does not fit"),
         (dict(storage="tape"), "storage='tape'"),
         (dict(storage="disk", optimize_memory_usage=True), "optimize_memory_usage=True"),
         (dict(storage="pinned"), "storage='pinned'"),

@@ -172,6 +172,12 @@ def test_normalizers():
         th.testing.assert_close(normalizer.denormalize(normalized), data, rtol=1e-4, atol=1e-4)
         if kind is MinMaxNormalizer:
             assert normalized.abs().max() <= 1 + 1e-6
+    for constant in (0.0, 100.3, 3000.1, 1e6 + 0.3):  # exactly 0, whatever its size
+        for kind in (MinMaxNormalizer, StandardNormalizer):
+            data = th.full((100, 1), constant)
+            normalizer = kind.fit(data)
+            assert (normalizer.normalize(data) == 0).all() and th.equal(normalizer.denormalize(th.zeros(100, 1)), data)
+    assert MinMaxCondition(th.full((5,), 3000.1)).normalize(th.full((5,), 3000.1)).isfinite().all()
     values = th.tensor([3.0, 1.0, 1000.0, 2.0])
     assert RankCondition(values).normalize(values).tolist() == [0.25, -0.75, 0.75, -0.25]
     assert RankCondition(values).normalize(th.tensor([0.0, 5000.0])).tolist() == [-1.0, 1.0]
@@ -253,6 +259,14 @@ def test_dynamics_head_learns_the_step():
     assert th.equal(other.outcome(data["observations"], data["actions"])[0], next_obs)
 
 
+def test_dynamics_head_starts_anew_after_divergence():
+    data, head = toy(100), DynamicsHead(2, 2, hidden_dim=8, train_steps=5)
+    spoilt = {**data, "rewards": data["rewards"] * float("nan")}
+    with pytest.raises(GeneratorDivergedError, match="dynamics head's loss is nan"):
+        head.fit(spoilt)
+    assert math.isfinite(head.fit(data))
+
+
 def test_divergence_is_told():
     data = toy(100)
     data["rewards"][3] = float("nan")
@@ -275,6 +289,11 @@ def test_divergence_is_told():
         (dict(cfg_dropout=1.0), "cfg_dropout=1.0"),
         (dict(sigma_start=0.001), "sigma_start=0.001 must be above 0.002"),
         (dict(precision="fp8"), "precision='fp8'"),
+        (dict(sampler=dict(n_steps=0)), "n_steps=0 must be at least 1"),
+        (dict(sampler=dict(steps=3)), "sampler: .*'steps'"),
+        (dict(denoiser_kwargs=dict(wdth=3)), "denoiser_kwargs: .*'wdth'"),
+        (dict(learning_rate=-1), "learning_rate=-1 must be above 0"),
+        (dict(ema_decay=2.0), r"ema_decay=2\.0 must be"),
         (dict(memory_limit=100), "memory_limit=100 is below the .* bytes that one row takes"),
     ],
     ids=str,

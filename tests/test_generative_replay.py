@@ -1,6 +1,8 @@
 import copy
+import gc
 import pickle
 import warnings
+import weakref
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +16,13 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_pgr import GenerativeReplayBuffer, GenerativeReplayCallback, MixtureReplayBuffer, PrioritizedReplayBuffer
+from sb3_pgr import (
+    GenerativeReplayBuffer,
+    GenerativeReplayCallback,
+    MixtureReplayBuffer,
+    PrioritizedReplayBuffer,
+    SequenceReplayBuffer,
+)
 from sb3_pgr.generative.diagnostics import read_report, reports
 from sb3_pgr.generative.relevance import Relevance
 
@@ -154,6 +162,79 @@ def test_real_rows_in_order(n_envs, optimize_memory_usage):
     going_on[49::50] = False
     assert th.equal(real["next_observations"][:-1][going_on], real["observations"][1:][going_on])
     assert ((real["dones"] == 1) <= (real["episode_ends"] == 1)).all() and real["dones"].sum() < real["episode_ends"].sum()
+
+
+def test_episodes_of_environments_do_not_run_into_each_other():
+    replay = buffer(n_envs=2, relevance="return_to_go")
+    for _ in range(4):
+        obs = np.zeros((2, 3), np.float32)
+        replay.add(obs, obs, np.zeros((2, 2)), np.array([1.0, 100.0]), np.zeros(2), [{}, {}])
+    values = replay.relevance.values(replay.real_transitions())
+    assert values.tolist() == [4, 3, 2, 1, 400, 300, 200, 100]
+
+
+def test_large_constants_do_no_harm():
+    """A number that never changes is normalised to 0, not to the rounding error of its mean."""
+    replay = buffer(generator=TINY | dict(train_steps=100, dynamics_steps=300))
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        obs = np.array([[3000.1, *random.normal(size=2)]], np.float32)
+        replay.add(obs, np.add(obs, [[0, 0.1, 0]]), random.uniform(-1, 1, (1, 2)), obs[:, 1], np.zeros(1), [{}])
+    report = replay.refit()
+    assert report.scalars["dynamics_loss"] < 0.1 and report.scalars["generator_loss"] < 2
+
+
+def test_moving_keeps_model_and_generator():
+    trained = model(SAC, replay_buffer_kwargs=REPLAY | dict(relevance="td_error"))
+    trained.learn(150, GenerativeReplayCallback(), log_interval=None)
+    replay = trained.replay_buffer
+    before = replay.generator.state_dict()["average"]
+    replay.device = "cpu:0"
+    assert replay.relevance.model is not None and replay.generator.n_fits == 1
+    assert all(th.equal(value, before[name]) for name, value in replay.generator.state_dict()["average"].items())
+
+
+def test_nothing_keeps_a_model_alive():
+    trained = model(SAC)
+    trained.learn(150, GenerativeReplayCallback(), log_interval=None)
+    alive = weakref.ref(trained)
+    del trained
+    gc.collect()
+    assert alive() is None
+
+
+def test_simulator_that_cannot_be_built_is_no_reason_to_stop(monkeypatch):
+    """A diagnostic warns."""
+    trained = model(SAC, env="InvertedPendulum-v5")
+    monkeypatch.setattr(gym, "make", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("port 5005 is in use")))
+    with pytest.warns(UserWarning, match="Dynamics errors are not measured: port 5005 is in use"):
+        trained.learn(150, GenerativeReplayCallback(), log_interval=None)
+    assert "dynamics_error" not in trained.replay_buffer.last_report.scalars
+
+
+def test_damaged_report_is_skipped(tmp_path):
+    trained = model(SAC)
+    (tmp_path / "diagnostics").mkdir()
+    (tmp_path / "diagnostics" / "refit_000000050.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.warns(UserWarning, match="refit_000000050.npz is not the report of a refit, or is damaged"):
+        trained.learn(150, GenerativeReplayCallback(tmp_path), log_interval=None)
+    assert [path.name for path in reports(tmp_path / "diagnostics")] == ["refit_000000050.npz", "refit_000000100.npz"]
+    assert len((tmp_path / "diagnostics" / "refits.csv").read_text().splitlines()) == 2
+
+
+def test_more_can_be_drawn_later():
+    first = buffer()
+    fill(first, 100)
+    first.sample(8)
+    second = pickle.loads(pickle.dumps(first))
+    drawn = [replay.imagination.draw(replay.real_transitions(), 50) for replay in (first, second)]
+    assert all(th.equal(drawn[0][name], drawn[1][name]) for name in drawn[0])
+
+
+def test_sources_do_not_draw_alike():
+    replay = buffer()
+    states = [source.generator.initial_seed() for source in replay.sources.values()]
+    assert len({*states, replay.imagination.random.initial_seed(), replay.generator.generator.initial_seed()}) == 4
 
 
 def test_rollouts_are_not_disturbed_by_a_refit():
@@ -346,7 +427,9 @@ def test_rows_outside_the_data_are_not_used(tmp_path):
         (dict(observation_space=spaces.Discrete(5)), r"must be a Box of floating point numbers, not Discrete\(5\)"),
         (dict(action_space=spaces.MultiDiscrete([2, 3])), "Actions must be Box or Discrete, not MultiDiscrete"),
         (dict(online_class=HerReplayBuffer), "relabels goals"),
-        (dict(online_class=MixtureReplayBuffer), "must be TensorReplayBuffer or a subclass, not MixtureReplayBuffer"),
+        (dict(online_class=MixtureReplayBuffer), "that draws single rows, not MixtureReplayBuffer"),
+        (dict(online_class=SequenceReplayBuffer), "that draws single rows, not SequenceReplayBuffer"),
+        (dict(warmup=1), "warmup=1 must be at least 2"),
         (dict(synthetic_ratio=1.5), r"synthetic_ratio=1\.5 must be between 0 and 1"),
         (dict(synthetic_ratio="half"), "synthetic_ratio='half' must be a number"),
         (dict(retrain_every=0), "retrain_every=0 must be at least 1"),

@@ -81,6 +81,28 @@ def test_generator_travels_in_the_zip(tmp_path):
     assert loaded.replay_buffer.generator.n_fits == 3  # it went on from there
 
 
+def test_settings_of_the_replay_may_change_at_load(tmp_path):
+    small(replay_buffer_kwargs=dict(cond_top_frac=0.1)).save(tmp_path / "model.zip")
+    loaded = PGRSAC.load(tmp_path / "model.zip", synthetic_ratio=0.25, retrain_every=70)
+    replay = loaded.replay_buffer
+    assert (replay.synthetic_ratio, replay.retrain_every, replay.imagination.cond_top_frac) == (0.25, 70, 0.1)
+
+
+def test_n_step_models_are_shown_with_a_buffer_of_one_row(tmp_path):
+    """As the commands that show and film a model load it."""
+    small(replay_buffer_kwargs=dict(n_steps=3)).save(tmp_path / "model.zip")
+    assert PGRSAC.load(tmp_path / "model.zip", buffer_size=1).predict(np.zeros(3))[0].shape == (1,)
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+def test_saved_and_loaded_on_a_gpu(tmp_path):
+    model = small(device="cuda").learn(150, log_interval=None)
+    model.save(tmp_path / "model.zip")
+    loaded = PGRSAC.load(tmp_path / "model.zip", env=gym.make("Pendulum-v1"), device="cuda")
+    loaded.learn(150, log_interval=None)
+    assert loaded.replay_buffer.generator.n_fits == 2
+
+
 def test_other_buffers_are_refused():
     with pytest.raises(ValueError, match="PGRSAC needs a GenerativeReplayBuffer, not ReplayBuffer; or use REDQ"):
         small(replay_buffer_class=ReplayBuffer)

@@ -127,6 +127,22 @@ def test_novelty_finds_the_outlier():
     assert int(relevance.values(generated).argmax()) == 1
 
 
+def test_novelty_treats_reference_rows_like_others():
+    """Only of a reference row is the nearest the row itself."""
+    random = np.random.default_rng(0)
+    obs = th.as_tensor(random.normal(size=(4_000, 3)), dtype=th.float32)
+    values = make_relevance({"name": "novelty", "n_neighbors": 1, "n_reference": 1_000}).values(
+        {"observations": obs, "episode_ends": th.zeros(4_000, 1)}
+    )
+    reference = th.zeros(4_000, dtype=th.bool)
+    reference[th.linspace(0, 3_999, 1_000).long()] = True
+    assert values[reference].mean() == pytest.approx(values[~reference].mean().item(), rel=0.05)
+    scaled = (obs - obs.mean(0)) / obs.std(0)
+    gaps = th.cdist(scaled[:50], scaled[reference], compute_mode="donot_use_mm_for_euclid_dist")
+    wanted = th.where(gaps < 1e-6, th.inf, gaps).amin(1)
+    th.testing.assert_close(values[:50], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_relevance_of_ones_own():
     class Speed(Relevance):
         def values(self, transitions):
@@ -210,7 +226,8 @@ def test_values_of_every_algorithm(kind):
         else:
             net, target = (model.q_net, model.q_net_target) if kind is DQN else (model.quantile_net, model.quantile_net_target)
             per_action = [n(o) if kind is DQN else n(o).mean(1) for n, o in ((net, obs), (target, next_obs))]
-            value, next_value = (part.max(1).values for part in per_action)
+            value, best = per_action[0].max(1).values, (net(next_obs) if kind is DQN else net(next_obs).mean(1)).argmax(1)
+            next_value = per_action[1][th.arange(50), best]
             q = per_action[0][th.arange(50), actions.flatten()]
         wanted = data["rewards"].flatten() + 0.99 * (1 - data["dones"].flatten()) * next_value - q
     np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)

@@ -33,7 +33,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
     Storage has shape ``(buffer_size // n_envs, n_envs, ...)``. Observations and rewards are stored raw; normalisation
     happens on the way out. The attributes ``observations``, ``actions``, ... are views that may be written to.
 
-    :param buffer_size: capacity in transitions, over all environments
+    :param buffer_size: capacity in transitions, over all environments; at least ``n_steps`` of each are held
     :param observation_space: any space with array observations, or a ``Dict`` of such
     :param action_space: ``Box`` (scaled to [-1, 1] by SB3), ``Discrete``, ``MultiDiscrete`` or ``MultiBinary``
     :param device: where the storage lives; assigning ``buffer.device`` moves it
@@ -78,9 +78,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         check_for_nested_spaces(observation_space)
         # ReplayBuffer.__init__ would allocate numpy storage: start one class above it.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        self.buffer_size = max(buffer_size // n_envs, 1)
-        if n_steps > self.buffer_size:
-            raise ValueError(f"n_steps={n_steps} does not fit into {self.buffer_size} rows.")
+        self.buffer_size = max(buffer_size // n_envs, n_steps)
         if optimize_memory_usage and storage not in ("device", "memory"):
             raise ValueError(f"optimize_memory_usage=True keeps frames in memory; storage={storage!r} cannot hold them.")
         # Where rows, indices and the random generator live; batches go to ``device``.

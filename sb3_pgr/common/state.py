@@ -36,7 +36,7 @@ def restore_rng(state: dict[str, Any]) -> None:
 def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:
     """Continue a generator, unless its state is of another kind of device."""
     if len(state) == len(generator.get_state()):
-        generator.set_state(state)
+        generator.set_state(state.cpu())  # loading onto a GPU moves it there, where torch refuses it
 
 
 def get_arrays(buffer: BaseBuffer) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 """Binds a model to its generative replay, and shows what the generator does."""
 
 import dataclasses
-import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_pgr.envs.simulator import SimulatorProbe
+from sb3_pgr.envs.simulator import SimulatorProbe, determines_state
 from sb3_pgr.generative.diagnostics import FOLDER, Simulator, add_dynamics_error, write_report
 from sb3_pgr.generative.imagination import RefitReport
 from sb3_pgr.generative.replay import SYNTHETIC, GenerativeReplayBuffer
@@ -33,7 +32,7 @@ class GenerativeReplayCallback(BaseCallback):
         if not isinstance(buffer, GenerativeReplayBuffer):
             raise TypeError(f"GenerativeReplayCallback needs a GenerativeReplayBuffer, not {type(buffer).__name__}.")
         buffer.bind_model(self.model)
-        self._log = RefitLog(self.log_dir, self.progress)
+        self._log = RefitLog(self.log_dir, self.progress, buffer.last_report)
 
     def _on_rollout_start(self) -> None:
         self._log.follow(self.model)
@@ -51,11 +50,13 @@ class RefitLog:
 
     :param log_dir: folder for ``diagnostics/``; the model's logger's by default
     :param progress: show a progress bar during a refit
+    :param reported: the buffer's last refit, if it has been reported already
     """
 
-    def __init__(self, log_dir: str | Path | None = None, progress: bool = False):
-        self.log_dir, self.progress = log_dir, progress
-        self._reported: RefitReport | None = None
+    def __init__(self, log_dir: str | Path | None = None, progress: bool = False, reported: RefitReport | None = None):
+        self.log_dir, self.progress, self.reported = log_dir, progress, reported
+        self._simulator: Simulator | None = None
+        self._sought_simulator = False
 
     def follow(self, model: Any) -> None:
         """Record what is new; call it between updates."""
@@ -67,12 +68,13 @@ class RefitLog:
         if buffer.size() > 0:
             model.logger.record("pgr/synthetic_share", buffer.present_shares()[SYNTHETIC])
         report = buffer.last_report
-        if report is None or report is self._reported:
+        if report is None or report is self.reported:
             return
-        self._reported = report
-        simulator = self._simulator(model)
-        if report.arrays and simulator is not None:
-            add_dynamics_error(report, simulator)
+        self.reported = report
+        if not self._sought_simulator:
+            self._simulator, self._sought_simulator = _simulator(model), True
+        if report.arrays and self._simulator is not None:
+            add_dynamics_error(report, self._simulator)
         for name, value in report.scalars.items():
             model.logger.record(f"pgr/{name}", value)
         model.logger.record("pgr/diverged", float(report.problem is not None))
@@ -80,22 +82,24 @@ class RefitLog:
         if folder is not None:
             write_report(report, Path(folder) / FOLDER)
 
-    @functools.cache  # noqa: B019 (one log, one model)
-    def _simulator(self, model: BaseAlgorithm) -> Simulator | None:
-        """The model's environment once more, if its state can be set."""
-        assert model.env is not None
+
+def _simulator(model: Any) -> Simulator | None:
+    """The model's environment once more, if its state can be set; a diagnostic must not stop training."""
+    try:
         spec = model.env.get_attr("spec")[0]
-        if spec is None:
+        if spec is None or not determines_state(spec):
             return None
-        try:
-            # SB3's Monitor cannot be made from a specification.
-            wrappers = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.name != "Monitor")
-            env = gym.make(dataclasses.replace(spec, additional_wrappers=wrappers))
-            if env.observation_space.shape != model.observation_space.shape:
-                return None
-            return SimulatorProbe(env).step
-        except (ValueError, gym.error.Error, TypeError):
-            return None
+        # SB3's Monitor cannot be made from a specification, and nobody is to look at this one.
+        wrappers = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.name != "Monitor")
+        kwargs = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+        env = gym.make(dataclasses.replace(spec, additional_wrappers=wrappers, kwargs=kwargs))
+        if env.observation_space.shape != model.observation_space.shape:
+            raise ValueError(f"observations of {spec.id} have another shape than the model's")
+        return SimulatorProbe(env).step
+    except Exception as error:
+        if model.env is not None:
+            warnings.warn(f"Dynamics errors are not measured: {error}", stacklevel=2)
+        return None
 
 
 def progress_bar() -> Any:

@@ -64,6 +64,13 @@ class GeneratorConfig:
         for name in ("train_steps", "batch_size", "dynamics_steps", "memory_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generator setting {name}={getattr(self, name)} must be at least 1.")
+        if self.sampler.n_steps < 1:
+            raise ValueError(f"generator setting sampler: n_steps={self.sampler.n_steps} must be at least 1.")
+        for name in ("learning_rate", "grad_clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"generator setting {name}={getattr(self, name)} must be above 0.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"generator setting ema_decay={self.ema_decay} must be at least 0 and below 1.")
         if not 0 <= self.cfg_dropout < 1:
             raise ValueError(f"generator setting cfg_dropout={self.cfg_dropout} must be at least 0 and below 1.")
         if self.sigma_start is not None and not self.edm.sigma_min < self.sigma_start <= self.edm.sigma_max:
@@ -116,7 +123,10 @@ def generator_config(generator: str | dict[str, Any] | GeneratorConfig) -> Gener
         )
     for name, kind in (("sampler", HeunSampler), ("edm", EDM)):
         if isinstance(settings.get(name), dict):
-            settings[name] = replace(getattr(preset, name), **settings[name])
+            try:
+                settings[name] = replace(getattr(preset, name), **settings[name])
+            except TypeError as error:
+                raise ValueError(f"generator setting {name}: {error}.") from None
         elif name in settings and not isinstance(settings[name], kind):
             raise ValueError(f"generator setting {name}={settings[name]!r} must be a mapping of its values.")
     return replace(preset, **settings)

@@ -45,7 +45,10 @@ class ModelValues:
             return th.cat([self._best_value(part, target=False) for part in obs.split(_CHUNK)])
 
     def td_errors(self, transitions: Mapping[str, th.Tensor]) -> th.Tensor:
-        """``r + gamma (1 - done) Q_target(s', pi(s')) - Q(s, a)``, means over critics, ``(n,)``."""
+        """
+        ``r + gamma (1 - done) Q_target(s', pi(s')) - Q(s, a)``, means over critics, ``(n,)``; of discrete
+        actions ``pi(s')`` is the best under Q.
+        """
         parts = []
         with self._evaluating():
             for start in range(0, len(transitions["rewards"]), _CHUNK):
@@ -74,8 +77,10 @@ class ModelValues:
 
     def _best_value(self, obs: th.Tensor, target: bool) -> th.Tensor:
         if self._discrete:
-            target_net = f"{self._discrete}_target"
-            return self._action_values(target_net if target else self._discrete, obs).amax(1)
+            values = self._action_values(self._discrete, obs)
+            if not target:
+                return values.amax(1)
+            return self._action_values(f"{self._discrete}_target", obs).gather(1, values.argmax(1, keepdim=True)).flatten()
         given = self._to_policy(obs)
         critic = getattr(self.model, "critic_target", None) if target else None
         return _mean_of_critics(critic or self.model.critic, given, self._act(given))

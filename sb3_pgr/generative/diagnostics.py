@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,9 @@ def write_report(report: RefitReport, folder: Path) -> None:
     """Write ``refit_<step>.npz`` and a row of ``refits.csv`` into a folder, and the picture where matplotlib is installed."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = json.dumps({"step": report.step, "scalars": report.scalars, "parts": report.parts, "problem": report.problem})
-    np.savez_compressed(_file(folder, report.step, "npz"), meta=np.array(meta), **report.arrays)  # type: ignore[arg-type]
+    temporary = folder / ".writing.npz"
+    np.savez_compressed(temporary, meta=np.array(meta), **report.arrays)  # type: ignore[arg-type]
+    os.replace(temporary, _file(folder, report.step, "npz"))
     _write_table(folder)
     try:
         draw(report, _file(folder, report.step, "png"))
@@ -54,19 +59,20 @@ def write_report(report: RefitReport, folder: Path) -> None:
             raise
 
 
-def read_report(path: Path) -> RefitReport:
+def read_report(path: Path, with_arrays: bool = True) -> RefitReport:
     """
     What ``write_report`` wrote.
 
+    :param with_arrays: or the numbers alone
     :raises ValueError: if the file is damaged or another kind of file
     """
     try:
         with np.load(path) as file:
             meta = json.loads(str(file["meta"]))
-            arrays = {name: file[name] for name in file.files if name != "meta"}
+            arrays = {name: file[name] for name in file.files if name != "meta"} if with_arrays else {}
         parts = {name: (start, stop) for name, (start, stop) in meta["parts"].items()}
         return RefitReport(meta["step"], meta["scalars"], arrays, parts, meta["problem"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not the report of a refit, or is damaged: {error}.") from error
 
 
@@ -83,7 +89,11 @@ def _write_table(folder: Path) -> None:
     """From all reports, so that a resumed run repeats no row."""
     rows = []
     for path in reports(folder):
-        report = read_report(path)
+        try:
+            report = read_report(path, with_arrays=False)
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
         rows.append({"step": report.step, "problem": report.problem or ""} | report.scalars)
     names = list(dict.fromkeys(name for row in rows for name in row))
     with open(folder / "refits.csv", "w", newline="") as file:
@@ -153,7 +163,7 @@ def _draw_correlations(report: RefitReport, axes: Any, figure: Any) -> None:
         matrix = correlations(th.as_tensor(report.arrays[name])).numpy()
         image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
         axis.set(xticks=[], yticks=[])
-        axis.set_title(f"Correlations, {'real, relevant' if name == 'relevant' else name}", fontsize=9)
+        axis.set_title(f"Correlations, {name}", fontsize=9)
     axes[1].set_xlabel(f"mean difference {report.scalars['correlation_error']:.3f}", fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.6, orientation="horizontal", pad=0.02).ax.tick_params(labelsize=7)
 

@@ -1,11 +1,15 @@
 """A one-step model that gives generated states and actions the outcome that real ones suggest."""
 
+import itertools
+import math
 from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_pgr.common.state import set_generator_state
+from sb3_pgr.generative.generator import GeneratorDivergedError
+from sb3_pgr.generative.normalizers import Normalizer, StandardNormalizer
 from sb3_pgr.generative.relevance import Transitions
 
 
@@ -47,17 +51,18 @@ class DynamicsHead:
         )
         self.device = th.device(device)
         self.generator = th.Generator(self.device).manual_seed(seed)
-        width_in = obs_dim + (n_actions or action_dim)
+        self._widths = (obs_dim + (n_actions or action_dim), hidden_dim, hidden_dim, obs_dim + 1)
+        self._new_network(seed)
+        self.inputs: Normalizer = StandardNormalizer(th.zeros(()), th.ones(()))
+        self.outputs: Normalizer = StandardNormalizer(th.zeros(()), th.ones(()))
+
+    def _new_network(self, seed: int) -> None:
         with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             th.manual_seed(seed)
-            self.network = nn.Sequential(
-                nn.Linear(width_in, hidden_dim),
-                nn.SiLU(),
-                nn.Linear(hidden_dim, hidden_dim),
-                nn.SiLU(),
-                nn.Linear(hidden_dim, obs_dim + 1),
-            ).to(self.device)
-        self.inputs = self.outputs = (th.zeros(()), th.ones(()))
+            layers: list[nn.Module] = []
+            for n_in, n_out in itertools.pairwise(self._widths):
+                layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+            self.network = nn.Sequential(*layers[:-1]).to(self.device)
 
     def _joined(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         if self.n_actions:
@@ -65,12 +70,17 @@ class DynamicsHead:
         return th.cat([obs, actions.float()], 1)
 
     def fit(self, transitions: Transitions) -> float:
-        """Train on real rows, from where the last fit left it; returns the last tenth's mean squared error."""
+        """
+        Train on real rows, from where the last fit left it.
+
+        :return: mean squared error over the last tenth of the steps, of standardised numbers
+        :raises GeneratorDivergedError: if that is not finite; the next fit starts anew
+        """
         x = self._joined(transitions["observations"], transitions["actions"])
         change = transitions["next_observations"] - transitions["observations"]
         y = th.cat([transitions["rewards"], change], 1)
-        self.inputs, self.outputs = _statistics(x), _statistics(y)
-        x, y = _standardise(x, self.inputs), _standardise(y, self.outputs)
+        self.inputs, self.outputs = StandardNormalizer.fit(x), StandardNormalizer.fit(y)
+        x, y = self.inputs.normalize(x), self.outputs.normalize(y)
         optimizer = th.optim.AdamW(self.network.parameters(), self.learning_rate, weight_decay=1e-4, fused=True)
         schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.train_steps)
         losses = []
@@ -83,21 +93,25 @@ class DynamicsHead:
             schedule.step()
             if step >= self.train_steps * 9 // 10:
                 losses.append(loss.detach())
-        return float(th.stack(losses).mean())
+        last_loss = float(th.stack(losses).mean())
+        if not math.isfinite(last_loss):
+            self._new_network(int(th.randint(2**62, (1,), generator=self.generator, device=self.device)))
+            raise GeneratorDivergedError(f"The dynamics head's loss is {last_loss} after {self.train_steps} steps.")
+        return last_loss
 
     @th.no_grad()
     def outcome(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Next observations ``(n, obs_dim)`` and rewards ``(n, 1)``."""
-        x = _standardise(self._joined(obs, actions), self.inputs)
-        y = th.cat([self.network(part) for part in x.split(10_000)]) * self.outputs[1] + self.outputs[0]
+        x = self.inputs.normalize(self._joined(obs, actions))
+        y = self.outputs.denormalize(th.cat([self.network(part) for part in x.split(10_000)]))
         return obs + y[:, 1:], y[:, :1]
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, statistics and random state."""
         return {
             "network": self.network.state_dict(),
-            "inputs": self.inputs,
-            "outputs": self.outputs,
+            "inputs": vars(self.inputs),
+            "outputs": vars(self.outputs),
             "random": self.generator.get_state(),
         }
 
@@ -105,14 +119,6 @@ class DynamicsHead:
         """Put back what ``state_dict`` returned."""
         self.network.load_state_dict(state["network"])
         for name in ("inputs", "outputs"):
-            mean, scale = state[name]
-            setattr(self, name, (mean.to(self.device), scale.to(self.device)))
+            statistics = {part: value.to(self.device) for part, value in state[name].items()}
+            setattr(self, name, StandardNormalizer(**statistics))
         set_generator_state(self.generator, state["random"])
-
-
-def _statistics(x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    return x.mean(0), x.std(0) + 1e-6
-
-
-def _standardise(x: th.Tensor, statistics: tuple[th.Tensor, th.Tensor]) -> th.Tensor:
-    return (x - statistics[0]) / statistics[1]

@@ -71,7 +71,10 @@ class TransitionGenerator:
         seed = int(th.randint(2**62, (1,), generator=self.generator, device=self.device))
         with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             th.manual_seed(seed)
-            self.network = self._make_network(self.layout.dim, **self.config.denoiser_kwargs).to(self.device)
+            try:
+                self.network = self._make_network(self.layout.dim, **self.config.denoiser_kwargs).to(self.device)
+            except TypeError as error:
+                raise ValueError(f"generator setting denoiser_kwargs: {error}.") from None
         self.ema = WarmupEMA(self.network, self.config.ema_decay)
 
     @property

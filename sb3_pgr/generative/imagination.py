@@ -117,17 +117,16 @@ class Imagination:
         report = RefitReport(step, {"n_real": n_real}, parts=parts)
         try:
             fit = self.generator.fit(dict(real), relevance, progress)
+            report.scalars |= {"generator_loss": fit["loss"], "fit_seconds": fit["seconds"]}
+            if self.dynamics is not None:
+                started = time.perf_counter()
+                report.scalars["dynamics_loss"] = self.dynamics.fit(real)
+                report.scalars["dynamics_seconds"] = time.perf_counter() - started
         except GeneratorDivergedError as error:
             report.problem = str(error)
             return None, report
-        report.scalars |= {"generator_loss": fit["loss"], "fit_seconds": fit["seconds"]}
-        if self.dynamics is not None:
-            started = time.perf_counter()
-            report.scalars["dynamics_loss"] = self.dynamics.fit(real)
-            report.scalars["dynamics_seconds"] = time.perf_counter() - started
         started = time.perf_counter()
-        self._relevance_of_real = relevance
-        kept, drawn, chosen = self._drawn(real, n, progress)
+        kept, drawn, chosen = self._drawn(real, relevance, n, progress)
         report.scalars |= {"sample_seconds": time.perf_counter() - started, "outside": 1 - len(kept["rewards"]) / n}
         self._describe(report, real, relevance, kept if len(kept["rewards"]) else drawn, chosen)
         if report.scalars["outside"] > self.max_outside:
@@ -145,14 +144,14 @@ class Imagination:
         :param real: the rows of that fit
         :return: up to ``n`` transitions, without those outside the box of the real ones
         """
-        return self._drawn(real, n, progress)[0]
+        return self._drawn(real, checked_values(self.relevance, real), n, progress)[0]
 
     def _drawn(
-        self, real: Transitions, n: int, progress: Progress | None
+        self, real: Transitions, relevance: th.Tensor, n: int, progress: Progress | None
     ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor], th.Tensor]:
         """What lies inside the real rows' box, all that was drawn, and the real rows whose relevance was asked for."""
-        chosen = self._choose(self._relevance_of_real, n)
-        prompt = None if self.relevance.unconditional else self._relevance_of_real[chosen]
+        chosen = self._choose(relevance, n)
+        prompt = None if self.relevance.unconditional else relevance[chosen]
         start = {name: rows[chosen] for name, rows in real.items()} if self.generator.config.sigma_start else None
         synthetic = self.generator.sample(n, prompt, start, progress)
         if self.policy_actions:

@@ -36,8 +36,8 @@ class MinMaxNormalizer(Normalizer):
 
     @classmethod
     def fit(cls, data: th.Tensor) -> "MinMaxNormalizer":
-        low, high = data.amin(0), data.amax(0) + 1e-5
-        return cls((high + low) / 2, (high - low) / 2)
+        low, high = data.amin(0).double(), data.amax(0).double() + 1e-5
+        return cls(*_with_constants(data, (high + low) / 2, (high - low) / 2))
 
 
 class StandardNormalizer(Normalizer):
@@ -45,7 +45,13 @@ class StandardNormalizer(Normalizer):
 
     @classmethod
     def fit(cls, data: th.Tensor) -> "StandardNormalizer":
-        return cls(data.mean(0), data.std(0, correction=0) + 1e-5)
+        return cls(*_with_constants(data, data.double().mean(0), data.double().std(0, correction=0) + 1e-5))
+
+
+def _with_constants(data: th.Tensor, shift: th.Tensor, scale: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """In float32, but numbers that never change become exactly 0: a rounding error must not be blown up."""
+    constant = data.amin(0) == data.amax(0)
+    return th.where(constant, data[0], shift.float()), th.where(constant, th.ones_like(data[0]), scale.float())
 
 
 NORMALIZERS: dict[str, type[Normalizer]] = {"minmax": MinMaxNormalizer, "standard": StandardNormalizer}
@@ -71,10 +77,10 @@ class MinMaxCondition:
     """A relevance value between the smallest (-1) and the largest (1) of the real rows."""
 
     def __init__(self, values: th.Tensor):
-        self.low, self.high = values.min(), values.max() + 1e-5
+        self.low, self.high = values.double().min(), values.double().max() + 1e-5
 
     def normalize(self, values: th.Tensor) -> th.Tensor:
-        return 2 * (values.float() - self.low) / (self.high - self.low) - 1
+        return (2 * (values.double() - self.low) / (self.high - self.low) - 1).float()
 
 
 CONDITIONS: dict[str, Any] = {"rank": RankCondition, "minmax": MinMaxCondition}

@@ -121,7 +121,7 @@ class _Trained(Relevance):
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it would share the moments otherwise
         scaling = state["scaling"]
         self._mean, self._scale = scaling["mean"].to(self._mean), scaling["scale"].to(self._scale)
         self._n_updates = scaling["n_updates"]
@@ -281,10 +281,17 @@ class Novelty(Relevance):
             chosen_rows = th.linspace(0, len(obs) - 1, min(self.n_reference, len(obs)), device=obs.device).long()
             self._reference = (obs[chosen_rows] - self._mean) / self._scale
         rows = (obs - self._mean) / self._scale
-        # The nearest is often the row itself: leave it out.
-        k = min(self.n_neighbors + 1, len(self._reference))
-        nearest = [th.cdist(part, self._reference).topk(k, largest=False).values[:, 1:] for part in rows.split(1_000)]
-        return th.cat(nearest).mean(1) if k > 1 else rows.new_zeros(len(rows))
+        k = min(self.n_neighbors, len(self._reference) - 1)
+        if k < 1:
+            return rows.new_zeros(len(rows))
+        nearest = th.cat([self._nearest(part, k + 1) for part in rows.split(1_000)])
+        itself = nearest[:, :1] < 1e-6  # of a reference row, the nearest is the row itself: it does not count
+        return th.where(itself, nearest[:, 1:], nearest[:, :-1]).mean(1)
+
+    def _nearest(self, rows: th.Tensor, k: int) -> th.Tensor:
+        assert self._reference is not None
+        distances = th.cdist(rows, self._reference, compute_mode="donot_use_mm_for_euclid_dist")
+        return distances.topk(k, largest=False, sorted=True).values
 
 
 class Uniform(Relevance):

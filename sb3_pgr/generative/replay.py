@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
 from torch.utils._pytree import tree_map_only
 
-from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer
+from sb3_pgr.buffers import MixtureReplayBuffer, SequenceReplayBuffer, TensorReplayBuffer
 from sb3_pgr.buffers.mixture import ONLINE
 from sb3_pgr.buffers.normalize import normalize_obs
 from sb3_pgr.buffers.schedules import Schedule, schedule_value
@@ -108,8 +108,12 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
                 "HerReplayBuffer relabels goals as it samples, whole episodes at a time; the generator makes single "
                 "transitions. Hindsight replay and generative replay cannot be combined."
             )
-        if not issubclass(online_class, TensorReplayBuffer):
-            raise ValueError(f"online_class must be TensorReplayBuffer or a subclass, not {online_class.__name__}.")
+        if not issubclass(online_class, TensorReplayBuffer) or issubclass(online_class, SequenceReplayBuffer):
+            raise ValueError(
+                f"online_class must be TensorReplayBuffer or a subclass that draws single rows, not {online_class.__name__}."
+            )
+        if warmup < 2:
+            raise ValueError(f"warmup={warmup} must be at least 2: a generator cannot be fitted on a single row.")
         self._flat, (action_dim, n_actions) = FlatObservations(observation_space), action_sizes(action_space)
         _checked_ratio(synthetic_ratio, 0)
         self.synthetic_ratio = synthetic_ratio
@@ -133,7 +137,9 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
             online_kwargs=kwargs,
             gamma=gamma,
         )
-        self.set_source(SYNTHETIC, TensorReplayBuffer(num_samples, observation_space, action_space, self.device))
+        synthetic, seed = TensorReplayBuffer(num_samples, observation_space, action_space, self.device), th.initial_seed()
+        synthetic.generator.manual_seed((seed + 1) % 2**62)  # not the draws of the online source once more
+        self.set_source(SYNTHETIC, synthetic)
         settings = {"cfg_scale": cfg_scale, "cfg_dropout": cfg_dropout}
         config = generator_config(generator)
         config = generator_config(vars(config) | {name: value for name, value in settings.items() if value is not None})
@@ -147,7 +153,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
             cond_top_frac,
             policy_actions,
             max_outside,
-            seed=th.initial_seed() % 2**62,
+            seed=(seed + 2) % 2**62,
         )
         self.imagination = self._make_imagination(device=self.device)
         self.last_report: RefitReport | None = None
@@ -176,10 +182,14 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
     def device(self, device: th.device | str) -> None:
         device = th.device(device)
         if hasattr(self, "imagination") and device != self._device:
-            state = self.imagination.state_dict()
-            self.imagination = self._make_imagination(device=device)
+            state, random = self.imagination.state_dict(), self.imagination.random
+            # A generator's state does not travel between kinds of device: continue from a seed it draws.
+            seed = int(th.randint(2**62, (1,), generator=random, device=random.device))
+            self.imagination = self._make_imagination(device=device, seed=seed)
             self.imagination.load_state_dict(state)
         MixtureReplayBuffer.device.fset(self, device)  # type: ignore[attr-defined]
+        if getattr(self, "_model", None) is not None:
+            self.bind_model(self._model)
 
     def bind_model(self, model: Any) -> None:
         """
@@ -269,7 +279,9 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         """All real transitions, one step each, in the order of their collection, environment by environment."""
         first = self.pos if self.full else 0
         rows = (th.arange(self.size()) + first) % self.buffer_size
-        return self._transitions((rows * self.n_envs + th.arange(self.n_envs)[:, None]).flatten())
+        real = self._transitions((rows * self.n_envs + th.arange(self.n_envs)[:, None]).flatten())
+        real["episode_ends"].view(self.n_envs, -1)[:, -1] = 1  # what comes next is another environment
+        return real
 
     def _transitions(self, index: th.Tensor) -> dict[str, th.Tensor]:
         """Single steps at ``row * n_envs + environment``, flat and raw, on the buffer's device."""

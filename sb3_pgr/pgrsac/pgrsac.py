@@ -17,6 +17,10 @@ from sb3_pgr.pgrsac.policies import MlpPolicy, MultiInputPolicy, SimbaPolicy
 from sb3_pgr.redq.policies import REDQPolicy
 from sb3_pgr.redq.redq import REDQ
 
+# Arguments of ours that are the buffer's.
+REPLAY_ARGUMENTS = frozenset(
+    {"relevance", "retrain_every", "num_samples", "synthetic_ratio", "cond_top_frac", "cfg_scale", "generator"}
+)
 SelfPGRSAC = TypeVar("SelfPGRSAC", bound="PGRSAC")
 
 
@@ -94,16 +98,16 @@ class PGRSAC(REDQ):
         replay_buffer_class = replay_buffer_class or GenerativeReplayBuffer
         if not issubclass(replay_buffer_class, GenerativeReplayBuffer):
             raise ValueError(f"PGRSAC needs a GenerativeReplayBuffer, not {replay_buffer_class.__name__}; or use REDQ.")
-        replay = {
-            "relevance": relevance,
-            "retrain_every": retrain_every,
-            "num_samples": num_samples,
-            "synthetic_ratio": synthetic_ratio,
-            "cond_top_frac": cond_top_frac,
-            "cfg_scale": cfg_scale,
-            "generator": generator,
-            "gamma": gamma,
-        }
+        self.relevance = relevance
+        self.retrain_every = retrain_every
+        self.num_samples = num_samples
+        self.synthetic_ratio = synthetic_ratio
+        self.cond_top_frac = cond_top_frac
+        self.cfg_scale = cfg_scale
+        self.generator = generator
+        replay_buffer_kwargs = dict(replay_buffer_kwargs or {})
+        for name in REPLAY_ARGUMENTS & replay_buffer_kwargs.keys():
+            setattr(self, name, replay_buffer_kwargs.pop(name))
         super().__init__(
             policy,
             env,
@@ -117,7 +121,7 @@ class PGRSAC(REDQ):
             gradient_steps,
             action_noise,
             replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs={**replay, **(replay_buffer_kwargs or {})},
+            replay_buffer_kwargs=replay_buffer_kwargs,
             ent_coef=ent_coef,
             target_entropy=target_entropy,
             n_critics=n_critics,
@@ -137,6 +141,9 @@ class PGRSAC(REDQ):
         )
 
     def _setup_model(self) -> None:
+        # From attributes, so that load(path, synthetic_ratio=0.25) means something.
+        settings = {name: getattr(self, name) for name in REPLAY_ARGUMENTS}
+        self.replay_buffer_kwargs = {"gamma": self.gamma, **self.replay_buffer_kwargs, **settings}
         super()._setup_model()
         self.replay_buffer.bind_model(self)
         self._refit_log = RefitLog()
@@ -148,6 +155,7 @@ class PGRSAC(REDQ):
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         super().load_replay_buffer(path, truncate_last_traj)
         self.replay_buffer.bind_model(self)
+        self._refit_log.reported = self.replay_buffer.last_report
 
     def learn(
         self: SelfPGRSAC,

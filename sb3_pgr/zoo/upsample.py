@@ -1,6 +1,7 @@
 """``upsample``: a larger dataset of synthetic transitions from a dataset of real ones (SynthER, Lu et al. 2023)."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,18 @@ def main() -> None:
     args = _parser().parse_args()
     if args.num_samples < 1:
         raise UsageError(f"--num-samples {args.num_samples} must be at least 1.")
-    output = args.output or args.dataset.with_name(f"{args.dataset.stem}-synthetic.npz")
+    output = args.output or args.dataset.with_name(f"{args.dataset.stem}-synthetic")
+    output = output if output.suffix == ".npz" else output.with_name(f"{output.name}.npz")
+    if args.device.startswith("cuda") and not th.cuda.is_available():
+        raise UsageError(f"--device {args.device}: torch sees no such device here.")
     if output.resolve() == args.dataset.resolve():
         raise UsageError(f"--output {output} is the dataset itself; name another file.")
     data = read_transitions(args.dataset)
     written = upsample(data, args)
     output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(output, **written)  # type: ignore[arg-type]
+    temporary = output.with_name(f".writing-{output.name}")
+    np.savez_compressed(temporary, **written)  # type: ignore[arg-type]
+    os.replace(temporary, output)
     print(f"{len(written['rewards']):,} synthetic transitions: {output}")
 
 
@@ -91,6 +97,10 @@ def upsample(data: dict[str, np.ndarray], args: argparse.Namespace) -> dict[str,
 
     discrete = np.issubdtype(data["actions"].dtype, np.integer)
     actions = column("actions")
+    if discrete and (actions.shape[1] != 1 or actions.min() < 0):
+        raise UsageError(
+            f"{args.dataset}: integer actions must be one index of at least 0 a row, not {data['actions'].shape}."
+        )
     # The generator wants actions in [-1, 1]; their own bounds are not in the file, so take what they reach.
     low, high = actions.amin(0), actions.amax(0)
     half = ((high - low) / 2).clamp(min=1e-6)
