@@ -14,7 +14,7 @@ class GeneratorConfig:
 
     :param denoiser: ``"residual"`` or ``"paper"``
     :param denoiser_kwargs: sizes of the network
-    :param normalizer: ``"standard"`` or ``"minmax"`` (samples then never leave the data's box)
+    :param normalizer: ``"standard"`` or ``"minmax"``
     :param condition: ``"rank"`` or ``"minmax"``: how relevance is normalised over the real rows
     :param delta: model the change of the observation in place of the next one
     :param terminals: model terminals (without, generated rows never end)
@@ -28,6 +28,7 @@ class GeneratorConfig:
     :param cfg_dropout: share of training rows whose relevance is hidden
     :param cfg_scale: strength of guidance when drawing; 1 is none, 0 ignores relevance
     :param sampler: noise levels and churn
+    :param clamp: keep estimates within the box of the real rows while drawing
     :param sigma_start: draw by noising real transitions up to this level, not from pure noise (SDEdit, Meng et al. 2022)
     :param edm: noise levels of training
     :param dynamics_head: replace reward and next observation of what is drawn by the prediction of a one-step model
@@ -53,6 +54,7 @@ class GeneratorConfig:
     cfg_dropout: float = 0.25
     cfg_scale: float = 1.5
     sampler: HeunSampler = field(default_factory=lambda: HeunSampler(n_steps=6))
+    clamp: bool = True
     sigma_start: float | None = 1.0
     edm: EDM = field(default_factory=EDM)
     dynamics_head: bool = True

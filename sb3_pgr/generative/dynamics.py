@@ -53,8 +53,9 @@ class DynamicsHead:
         self.generator = th.Generator(self.device).manual_seed(seed)
         self._widths = (obs_dim + (n_actions or action_dim), hidden_dim, hidden_dim, obs_dim + 1)
         self._new_network(seed)
-        self.inputs: Normalizer = StandardNormalizer(th.zeros(()), th.ones(()))
-        self.outputs: Normalizer = StandardNormalizer(th.zeros(()), th.ones(()))
+        nothing = th.zeros(()), th.ones(()), th.zeros(()), th.zeros(())
+        self.inputs: Normalizer = StandardNormalizer(*nothing)
+        self.outputs: Normalizer = StandardNormalizer(*nothing)
 
     def _new_network(self, seed: int) -> None:
         with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):

@@ -1,6 +1,7 @@
 """Diffusion as in EDM: preconditioning, training loss, noise schedule and Heun sampler (Karras et al. 2022)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch as th
@@ -109,7 +110,7 @@ class HeunSampler:
         condition: th.Tensor | None,
         cfg_scale: float,
         generator: th.Generator,
-        clamp: float | None = None,
+        clamp: Callable[[th.Tensor], th.Tensor] | None = None,
     ) -> th.Tensor:
         """
         Take vectors from a noise level down to none.
@@ -119,14 +120,14 @@ class HeunSampler:
         :param condition: ``(n, 1)``, or None
         :param cfg_scale: strength of the guidance; 1 is the conditional model, 0 the unconditional
         :param generator: source of the churn's noise
-        :param clamp: keep the estimates within plus and minus this
+        :param clamp: is given every estimate of the clean vectors and returns what to use, say within bounds
         :return: ``(n, d)``
         """
         sigmas = edm.schedule(self.n_steps, sigma_start)
 
         def direction(x: th.Tensor, sigma: float, given: th.Tensor | None) -> th.Tensor:
-            denoised = edm.denoise(network, x, x.new_full((len(x),), sigma), given)
-            return (x - (denoised if clamp is None else denoised.clamp(-clamp, clamp))) / sigma
+            estimate = edm.denoise(network, x, x.new_full((len(x),), sigma), given)
+            return (x - (estimate if clamp is None else clamp(estimate))) / sigma
 
         def guided(x: th.Tensor, sigma: float) -> th.Tensor:
             if condition is None or cfg_scale == 0.0:
@@ -152,4 +153,4 @@ class HeunSampler:
                 slope = (slope + corrected(euler, next_sigma)) / 2
                 euler = x + (next_sigma - sigma) * slope
             x = euler
-        return x if clamp is None else x.clamp(-clamp, clamp)
+        return x if clamp is None else clamp(x)

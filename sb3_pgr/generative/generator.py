@@ -55,7 +55,7 @@ class TransitionGenerator:
         self._make_condition = chosen(CONDITIONS, self.config.condition, "condition")
         self._make_network = chosen(DENOISERS, self.config.denoiser, "denoiser")
         self.generator = th.Generator(self.device).manual_seed(seed)
-        self.n_fits = 0
+        self.n_fits, self.outside = 0, 0.0
         self._bfloat16 = self.config.precision == "bf16" or (
             self.config.precision == "auto" and has_fast_bfloat16(self.device)
         )
@@ -155,7 +155,8 @@ class TransitionGenerator:
         :param prompt: relevance values ``(n,)`` to ask for, in the units of ``fit``; None for the unconditional model
         :param start: real transitions of ``n`` rows to begin from, needed with ``sigma_start``
         :param progress: called with the number of transitions so far and ``n``
-        :return: transitions of ``n`` rows
+        :return: transitions of ``n`` rows; ``outside`` then is the share of the numbers estimated on the way that, before
+            they were clamped, lay outside the box of the real ones (widened by a tenth)
         """
         config, sampler = self.config, self.config.sampler
         chunk = max(1, min(n, config.memory_limit // self._bytes_per_row()))
@@ -164,7 +165,12 @@ class TransitionGenerator:
         if config.sigma_start is not None and start is None:
             raise ValueError(f"sigma_start={config.sigma_start} needs real transitions to start from.")
         origin = self.normalizer.normalize(self.layout.join(start)) if config.sigma_start and start else None
-        drawn = []
+        drawn, outside = [], []
+
+        def checked(estimate: th.Tensor) -> th.Tensor:
+            outside.append(self.normalizer.outside(estimate))
+            return self.normalizer.clamp(estimate) if config.clamp else estimate
+
         for first in range(0, n, chunk):
             count = min(chunk, n - first)
             x = sigma * th.randn((count, self.layout.dim), generator=self.generator, device=self.device)
@@ -180,11 +186,12 @@ class TransitionGenerator:
                     given,
                     config.cfg_scale,
                     self.generator,
-                    self.normalizer.bound,
+                    checked,
                 )
             drawn.append(self.normalizer.denormalize(x))
             if progress is not None:
                 progress(first + count, n)
+        self.outside = sum(outside) / len(outside)
         return self.layout.split(th.cat(drawn))
 
     def state_dict(self) -> dict[str, Any]:

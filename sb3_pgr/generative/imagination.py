@@ -13,6 +13,7 @@ from sb3_pgr.generative.critics import ModelValues
 from sb3_pgr.generative.dynamics import DynamicsHead
 from sb3_pgr.generative.generator import GeneratorDivergedError, Progress, TransitionGenerator
 from sb3_pgr.generative.metrics import correlation_error, marginal_distances, nearest_distances
+from sb3_pgr.generative.normalizers import StandardNormalizer
 from sb3_pgr.generative.relevance import Relevance, Transitions, checked_values, make_relevance
 
 N_REPORTED = 4_000
@@ -51,8 +52,8 @@ class Imagination:
     :param cond_top_frac: share of the real rows, the most relevant, whose relevance is asked for
     :param policy_actions: give generated states the actions of the present policy instead of generated ones; needs a
         model and the generator's dynamics head
-    :param max_outside: share of generated rows that may lie outside the box of the real ones (widened by a tenth) before
-        the generator counts as diverged; rows outside are dropped, rewards kept within the real ones'
+    :param max_outside: share of generated numbers that may lie outside the box of the real ones (widened by a tenth) before
+        the generator counts as diverged; up to there they are clamped to the box
     :param device: where everything is done
     :param seed: of its random numbers; global generators are not touched
     :raises ValueError: if an argument is out of range or not known
@@ -67,7 +68,7 @@ class Imagination:
         generator: str | dict[str, Any] | GeneratorConfig = "lean",
         cond_top_frac: float = 0.25,
         policy_actions: bool = False,
-        max_outside: float = 0.2,
+        max_outside: float = 0.05,
         device: th.device | str = "cpu",
         seed: int = 0,
     ):
@@ -107,7 +108,7 @@ class Imagination:
         :param n: how many to draw
         :param step: transitions seen so far, for the report
         :param progress: called with the steps of the fit done and their number, then with the rows drawn
-        :return: up to ``n`` synthetic transitions (fewer where some lay outside the real ones' box), or None if the
+        :return: ``n`` synthetic transitions within the box of the real ones (fewer if some were not finite), or None if the
             generator diverged; and a report
         :raises ValueError: if the relevance is of the wrong shape or not finite
         """
@@ -126,34 +127,36 @@ class Imagination:
             report.problem = str(error)
             return None, report
         started = time.perf_counter()
-        kept, drawn, chosen = self._drawn(real, relevance, n, progress)
-        report.scalars |= {"sample_seconds": time.perf_counter() - started, "outside": 1 - len(kept["rewards"]) / n}
-        self._describe(report, real, relevance, kept if len(kept["rewards"]) else drawn, chosen)
-        if report.scalars["outside"] > self.max_outside:
+        synthetic, chosen, outside = self._drawn(real, relevance, n, progress)
+        report.scalars |= {"sample_seconds": time.perf_counter() - started, "outside": outside}
+        if len(synthetic["rewards"]):
+            self._describe(report, real, relevance, synthetic, chosen)
+        if outside > self.max_outside:
             report.problem = (
-                f"{report.scalars['outside']:.1%} of the generated rows lie outside the box of the real ones "
+                f"{outside:.1%} of the generated numbers lie outside the box of the real ones "
                 f"(max_outside={self.max_outside:.1%})."
             )
             return None, report
-        return kept, report
+        return synthetic, report
 
     def draw(self, real: Transitions, n: int, progress: Progress | None = None) -> dict[str, th.Tensor]:
         """
         Draw more from the last fit.
 
         :param real: the rows of that fit
-        :return: up to ``n`` transitions, without those outside the box of the real ones
+        :return: ``n`` transitions (fewer if some were not finite)
         """
         return self._drawn(real, checked_values(self.relevance, real), n, progress)[0]
 
     def _drawn(
         self, real: Transitions, relevance: th.Tensor, n: int, progress: Progress | None
-    ) -> tuple[dict[str, th.Tensor], dict[str, th.Tensor], th.Tensor]:
-        """What lies inside the real rows' box, all that was drawn, and the real rows whose relevance was asked for."""
+    ) -> tuple[dict[str, th.Tensor], th.Tensor, float]:
+        """Transitions within the box of the real ones, the rows whose relevance was asked for, and what had lain outside."""
         chosen = self._choose(relevance, n)
         prompt = None if self.relevance.unconditional else relevance[chosen]
         start = {name: rows[chosen] for name, rows in real.items()} if self.generator.config.sigma_start else None
         synthetic = self.generator.sample(n, prompt, start, progress)
+        outside = self.generator.outside
         if self.policy_actions:
             assert self.relevance.model is not None
             synthetic["actions"] = self.relevance.model.actions(synthetic["observations"], deterministic=False)
@@ -162,10 +165,13 @@ class Imagination:
         if self.dynamics is not None:
             outcome = self.dynamics.outcome(synthetic["observations"], synthetic["actions"])
             synthetic["next_observations"], synthetic["rewards"] = outcome
-        inside = self._inside(real, synthetic)
-        kept = {name: rows[inside] for name, rows in synthetic.items()}
-        kept["rewards"] = kept["rewards"].clamp(real["rewards"].amin(), real["rewards"].amax())
-        return kept, synthetic, chosen
+        box = StandardNormalizer.fit(th.cat([real["rewards"], real["next_observations"]], 1))
+        rows = box.normalize(th.cat([synthetic["rewards"], synthetic["next_observations"]], 1))
+        outside = max(outside, box.outside(rows))
+        rows = box.denormalize(box.clamp(rows))
+        synthetic["rewards"], synthetic["next_observations"] = rows[:, :1], rows[:, 1:]
+        finite = th.stack([rows.isfinite().all(1) for rows in synthetic.values()]).all(0)
+        return {name: rows[finite] for name, rows in synthetic.items()}, chosen, outside
 
     def _choose(self, relevance: th.Tensor, n: int) -> th.Tensor:
         """Real rows ``(n,)`` whose relevance is asked for: drawn from the most relevant ones."""
@@ -174,15 +180,6 @@ class Imagination:
         else:
             among = relevance.topk(max(int(self.cond_top_frac * len(relevance)), 1)).indices
         return among[th.randint(len(among), (n,), generator=self.random, device=self.device)]
-
-    def _inside(self, real: Transitions, synthetic: dict[str, th.Tensor]) -> th.Tensor:
-        """Which rows lie in the box of the real ones, widened by a tenth on each side; NaN lies outside."""
-        inside = th.ones(len(synthetic["rewards"]), dtype=th.bool, device=self.device)
-        for name in ("observations", "rewards", "next_observations"):
-            low, high = real[name].amin(0), real[name].amax(0)
-            margin = 0.1 * (high - low) + 1e-3 * (1 + high.abs())  # also for numbers that never changed
-            inside &= ((synthetic[name] >= low - margin) & (synthetic[name] <= high + margin)).all(1)
-        return inside
 
     def _describe(
         self,

@@ -1,6 +1,6 @@
 """Maps between transitions and the numbers a diffusion model likes, fitted on the real ones."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 
@@ -9,13 +9,14 @@ class Normalizer:
     """
     An affine map per dimension.
 
-    ``bound`` is what normalised numbers stay within (None: unbounded).
+    :param shift: what becomes 0 ``(d,)``
+    :param scale: what becomes 1, counted from there ``(d,)``
+    :param low: smallest normalised number of the data it was fitted on ``(d,)``
+    :param high: largest one ``(d,)``
     """
 
-    bound: ClassVar[float | None] = None
-
-    def __init__(self, shift: th.Tensor, scale: th.Tensor):
-        self.shift, self.scale = shift, scale
+    def __init__(self, shift: th.Tensor, scale: th.Tensor, low: th.Tensor, high: th.Tensor):
+        self.shift, self.scale, self.low, self.high = shift, scale, low, high
 
     @classmethod
     def fit(cls, data: th.Tensor) -> "Normalizer":
@@ -28,16 +29,23 @@ class Normalizer:
     def denormalize(self, x: th.Tensor) -> th.Tensor:
         return x * self.scale + self.shift
 
+    def clamp(self, x: th.Tensor) -> th.Tensor:
+        """Normalised numbers within the box of the data."""
+        return x.clamp(self.low, self.high)
+
+    def outside(self, x: th.Tensor) -> float:
+        """Share of normalised numbers outside that box, widened by a tenth on each side; NaN lies outside."""
+        margin = 0.1 * (self.high - self.low).clamp(min=1)
+        return 1 - float(((x >= self.low - margin) & (x <= self.high + margin)).float().mean())
+
 
 class MinMaxNormalizer(Normalizer):
-    """The smallest value to -1, the largest to 1: samples never leave the box of the data."""
-
-    bound = 1.0
+    """The smallest value to -1, the largest to 1."""
 
     @classmethod
     def fit(cls, data: th.Tensor) -> "MinMaxNormalizer":
         low, high = data.amin(0).double(), data.amax(0).double() + 1e-5
-        return cls(*_with_constants(data, (high + low) / 2, (high - low) / 2))
+        return cls(*_fitted(data, (high + low) / 2, (high - low) / 2))
 
 
 class StandardNormalizer(Normalizer):
@@ -45,13 +53,15 @@ class StandardNormalizer(Normalizer):
 
     @classmethod
     def fit(cls, data: th.Tensor) -> "StandardNormalizer":
-        return cls(*_with_constants(data, data.double().mean(0), data.double().std(0, correction=0) + 1e-5))
+        return cls(*_fitted(data, data.double().mean(0), data.double().std(0, correction=0) + 1e-5))
 
 
-def _with_constants(data: th.Tensor, shift: th.Tensor, scale: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def _fitted(data: th.Tensor, shift: th.Tensor, scale: th.Tensor) -> tuple[th.Tensor, ...]:
     """In float32, but numbers that never change become exactly 0: a rounding error must not be blown up."""
-    constant = data.amin(0) == data.amax(0)
-    return th.where(constant, data[0], shift.float()), th.where(constant, th.ones_like(data[0]), scale.float())
+    low, high = data.amin(0), data.amax(0)
+    shift = th.where(low == high, data[0], shift.float())
+    scale = th.where(low == high, th.ones_like(low), scale.float())
+    return shift, scale, (low - shift) / scale, (high - shift) / scale
 
 
 NORMALIZERS: dict[str, type[Normalizer]] = {"minmax": MinMaxNormalizer, "standard": StandardNormalizer}

@@ -65,8 +65,9 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
     :param generator: ``"lean"``, ``"paper"``, a mapping of settings (with ``preset`` if on top of another than lean) or a
         ``GeneratorConfig``
     :param policy_actions: give generated states the present policy's actions; needs the dynamics head and a bound model
-    :param max_outside: share of rows outside the box of the real ones from which the generator counts as diverged: then
-        its rows are not used, training goes on with real ones alone, and a warning says so
+    :param max_outside: share of generated numbers outside the box of the real ones (widened by a tenth) above which the
+        generator counts as diverged: then its rows are not used, training goes on with real ones alone, and a warning
+        says so
     :param n_steps: length of n-step returns of real rows
     :param gamma: discount of one step; with n-step returns the algorithm's own
     :param online_class: class of the buffer that holds real rows
@@ -94,7 +95,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         warmup: int = 1_000,
         generator: str | dict[str, Any] | GeneratorConfig = "lean",
         policy_actions: bool = False,
-        max_outside: float = 0.2,
+        max_outside: float = 0.05,
         n_steps: int = 1,
         gamma: float = 0.99,
         online_class: type[ReplayBuffer] = TensorReplayBuffer,

@@ -14,7 +14,7 @@ _PANELS = {
     "correlation_error": "correlations: mean difference",
     "dynamics_error": "one-step dynamics error (median)",
     "nearest_ratio": "distance to nearest real row, real = 1",
-    "outside": "share of rows outside the real box",
+    "outside": "share of numbers outside the real box",
     "fit_seconds": "seconds of the fit",
 }
 
