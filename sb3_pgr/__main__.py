@@ -11,6 +11,7 @@ VERBS = {
     "plots": "draw learning curves of runs",
     "list_envs": "print the environments",
     "diagnose": "draw what the generator of a run did at each refit",
+    "dataset": "info, check or convert a dataset",
     "upsample": "make a larger dataset of synthetic transitions from a dataset",
 }
 

@@ -1,21 +1,23 @@
 """``upsample``: a larger dataset of synthetic transitions from a dataset of real ones (SynthER, Lu et al. 2023)."""
 
 import argparse
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from sb3_pgr.generative.callback import progress_bar
 from sb3_pgr.generative.config import PRESETS
 from sb3_pgr.generative.diagnostics import write_report
+from sb3_pgr.generative.flat import FlatObservations, action_sizes
 from sb3_pgr.generative.imagination import Imagination
 from sb3_pgr.generative.relevance import RELEVANCE
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.errors import UsageError
-
-KEYS = ("observations", "actions", "rewards", "next_observations", "terminals")
 
 
 def main() -> None:
@@ -29,19 +31,19 @@ def main() -> None:
         raise UsageError(f"--device {args.device}: torch sees no such device here.")
     if output.resolve() == args.dataset.resolve():
         raise UsageError(f"--output {output} is the dataset itself; name another file.")
-    data = read_transitions(args.dataset)
-    written = upsample(data, args)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".writing-{output.name}")
-    np.savez_compressed(temporary, **written)  # type: ignore[arg-type]
-    os.replace(temporary, output)
-    print(f"{len(written['rewards']):,} synthetic transitions: {output}")
+    try:
+        dataset = load_dataset(args.dataset)
+    except DatasetError as error:
+        raise UsageError(str(error)) from None
+    synthetic = upsample(dataset, args)
+    save_npz(synthetic, output)
+    print(f"{len(synthetic):,} synthetic transitions: {output}")
 
 
 def _parser() -> argparse.ArgumentParser:
     models = [name for name, kind in RELEVANCE.items() if not kind.needs_model]
     parser = argparse.ArgumentParser(prog="sb3-pgr upsample", description=__doc__)
-    parser.add_argument("dataset", type=Path, help=f"npz file with {', '.join(KEYS)}[, timeouts]")
+    parser.add_argument("dataset", type=Path, help="npz or HDF5 file under D4RL's names, or a Minari dataset")
     parser.add_argument("--num-samples", type=int, required=True, help="synthetic transitions to draw")
     parser.add_argument("--relevance", choices=models, default="uniform", help="what to draw more of (default: all alike)")
     parser.add_argument("--top-frac", type=float, default=0.25, help="share of the most relevant rows to ask for")
@@ -54,70 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_transitions(path: Path) -> dict[str, np.ndarray]:
-    """
-    Arrays of a file, checked.
-
-    :raises UsageError: if the file cannot be read, or an array is missing, of another length or not finite
-    """
+def upsample(dataset: OfflineDataset, args: argparse.Namespace) -> OfflineDataset:
+    """Synthetic transitions in the form of the real ones."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise UsageError(f"There is no file {path}.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path} cannot be read as an npz file of arrays: {error}") from None
-    except Exception as error:  # zipfile raises classes of its own on damaged archives
-        raise UsageError(f"{path} is damaged: {error}") from None
-    missing = [name for name in KEYS if name not in data]
-    if missing:
-        raise UsageError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(data)) or 'nothing'}.")
-    data = {name: data[name] for name in (*KEYS, "timeouts") if name in data}
-    lengths = {name: len(values) if values.ndim else 0 for name, values in data.items()}
-    if len(set(lengths.values())) > 1 or lengths["rewards"] < 2:
-        raise UsageError(f"{path}: arrays must have one length of at least 2, got {lengths}.")
-    for name, values in data.items():
-        if not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
-            raise UsageError(f"{path}: {name} must be numbers, not {values.dtype}.")
-        bad = int((~np.isfinite(values)).sum())
-        if bad:
-            raise UsageError(f"{path}: {name} holds {bad} numbers that are not finite.")
-    if data["observations"].shape != data["next_observations"].shape:
-        shapes = data["observations"].shape, data["next_observations"].shape
-        raise UsageError(f"{path}: observations and next_observations differ in shape, {shapes[0]} and {shapes[1]}.")
-    return data
-
-
-def upsample(data: dict[str, np.ndarray], args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Synthetic arrays of the same keys, types and shapes but the first."""
-    device = th.device(args.device)
-
-    def column(name: str) -> th.Tensor:
-        return th.as_tensor(data[name].reshape(len(data[name]), -1).astype(np.float32), device=device)
-
-    discrete = np.issubdtype(data["actions"].dtype, np.integer)
-    actions = column("actions")
-    if discrete and (actions.shape[1] != 1 or actions.min() < 0):
-        raise UsageError(
-            f"{args.dataset}: integer actions must be one index of at least 0 a row, not {data['actions'].shape}."
-        )
-    # The generator wants actions in [-1, 1]; their own bounds are not in the file, so take what they reach.
-    low, high = actions.amin(0), actions.amax(0)
-    half = ((high - low) / 2).clamp(min=1e-6)
-    real = {
-        "observations": column("observations"),
-        "actions": actions if discrete else (actions - low) / half - 1,
-        "rewards": column("rewards"),
-        "next_observations": column("next_observations"),
-        "dones": column("terminals"),
-    }
-    timeouts = column("timeouts") if "timeouts" in data else th.zeros_like(real["dones"])
-    real["episode_ends"] = ((real["dones"] + timeouts) > 0).float()
-    try:
+        flat, (action_dim, n_actions) = FlatObservations(dataset.observation_space), action_sizes(dataset.action_space)
+        device = th.device(args.device)
         imagination = Imagination(
-            real["observations"].shape[1],
-            actions.shape[1],
-            int(high.max()) + 1 if discrete else 0,
+            flat.dim,
+            action_dim,
+            n_actions,
             args.relevance,
             {"preset": args.generator, "train_steps": args.train_steps, "terminals": True},
             args.top_frac,
@@ -125,19 +72,53 @@ def upsample(data: dict[str, np.ndarray], args: argparse.Namespace) -> dict[str,
             seed=args.seed,
         )
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"{dataset.source}: {error}") from None
+
+    def tensor(values: Any) -> Any:
+        if isinstance(values, dict):
+            return {key: tensor(part) for key, part in values.items()}
+        return th.as_tensor(values, device=device)
+
+    ends = np.zeros(len(dataset), np.float32)
+    ends[dataset.episode_ends] = 1
+    space = dataset.action_space
+    actions = dataset.actions
+    if isinstance(space, spaces.Box):
+        actions = 2 * (actions - space.low) / (space.high - space.low) - 1
+    real = {
+        "observations": flat.flatten(tensor(dataset.observations)),
+        "actions": tensor(actions.reshape(len(dataset), -1)),
+        "rewards": tensor(dataset.rewards[:, None]),
+        "next_observations": flat.flatten(tensor(dataset.next_observations)),
+        "dones": tensor(dataset.terminals.astype(np.float32)[:, None]),
+        "episode_ends": tensor(ends[:, None]),
+    }
     relevance = imagination.relevance
     for _ in range(args.relevance_steps if relevance.update_every else 0):
-        rows = th.randint(len(actions), (relevance.batch_size,), generator=imagination.random, device=device)
+        rows = th.randint(len(dataset), (relevance.batch_size,), generator=imagination.random, device=device)
         relevance.update({name: part[rows] for name, part in real.items()})
-    synthetic = _draw(imagination, real, args)
-    if not discrete:
-        synthetic["actions"] = (synthetic["actions"] + 1) * half + low
-    written = {"terminals": synthetic.pop("dones"), **synthetic}
-    arrays: dict[str, Any] = {name: written[name].cpu().numpy() for name in KEYS}
-    if "timeouts" in data:
-        arrays["timeouts"] = np.zeros(args.num_samples)
-    return {name: values.reshape(-1, *data[name].shape[1:]).astype(data[name].dtype) for name, values in arrays.items()}
+    drawn = _draw(imagination, real, args)
+
+    def array(values: Any, like: Any) -> Any:
+        if isinstance(values, dict):
+            return {key: array(part, like[key]) for key, part in values.items()}
+        return values.cpu().numpy().astype(like.dtype).reshape(len(values), *like.shape[1:])
+
+    actions = array(drawn["actions"], dataset.actions)
+    if isinstance(space, spaces.Box):
+        actions = (space.low + (actions + 1) / 2 * (space.high - space.low)).astype(np.float32)
+    return replace(
+        dataset,
+        observations=array(flat.unflatten(drawn["observations"]), dataset.observations),
+        actions=actions,
+        rewards=array(drawn["rewards"], dataset.rewards),
+        next_observations=array(flat.unflatten(drawn["next_observations"]), dataset.next_observations),
+        terminals=array(drawn["dones"], dataset.terminals),
+        timeouts=~array(drawn["dones"], dataset.terminals),  # single transitions, each an episode of its own
+        source=f"synthetic, from {dataset.source}",
+        corrections=(),
+        metadata={"synthetic_from": dataset.fingerprint, "relevance": args.relevance, "seed": args.seed},
+    )
 
 
 def _draw(imagination: Imagination, real: dict[str, th.Tensor], args: argparse.Namespace) -> dict[str, th.Tensor]:

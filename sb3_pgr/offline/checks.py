@@ -1,0 +1,251 @@
+"""From arrays of any origin to an ``OfflineDataset``: what does not fit is refused, what can be mended is counted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pgr.offline.dataset import Arrays, DatasetError, OfflineDataset, take
+
+NAMES = {
+    "observations": ("observations", "obs", "states"),
+    "actions": ("actions",),
+    "rewards": ("rewards",),
+    "next_observations": ("next_observations", "next_obs", "next_states"),
+    "terminals": ("terminals", "dones", "terminations"),
+    "timeouts": ("timeouts", "truncations"),
+}
+
+
+def dataset_from_arrays(
+    data: Mapping[str, Any],
+    source: str = "arrays",
+    observation_space: spaces.Space | None = None,
+    action_space: spaces.Space | None = None,
+    env_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> OfflineDataset:
+    """
+    Arrays under D4RL's names, checked.
+
+    Without ``next_observations`` they are the observations of the next rows; rows at a time limit, and the last row, then have
+    none and are left out. Without ``timeouts``, episodes end where an observation does not follow from the row before.
+
+    :param data: ``observations`` (an array, a dict of arrays, or ``observations/<key>`` each), ``actions``, ``rewards``,
+        ``terminals``, and at least one of ``next_observations`` and ``timeouts``
+    :param source: what to call it in messages
+    :param observation_space: of the environment; by default as wide as the data need
+    :param action_space: of the environment; by default ``[-1, 1]`` if all actions are within, otherwise their range
+    :raises DatasetError: if it cannot be used, naming array, row and what was expected
+    """
+    arrays, notes = _named(data, source), list[str]()
+    n = _length(arrays, source)
+    for name, value in arrays.items():
+        arrays[name] = _numbers(value, name, source, notes)
+    for name in ("rewards", "terminals", "timeouts"):
+        if name in arrays:
+            arrays[name] = _column(arrays[name], name, source)
+    terminals = arrays["terminals"].astype(bool)
+    observations, actions = arrays["observations"], arrays["actions"]
+    known = np.ones(n, bool)
+    if "next_observations" in arrays:
+        next_observations = arrays["next_observations"]
+        _same_shape(observations, next_observations, source)
+        if "timeouts" in arrays:
+            timeouts = arrays["timeouts"].astype(bool) & ~terminals
+        else:
+            timeouts = _jumps(observations, next_observations) & ~terminals
+            notes.append(f"no timeouts: {int(timeouts.sum())} ends of episodes found where the next row does not follow")
+    else:
+        timeouts = arrays["timeouts"].astype(bool) & ~terminals
+        following = np.minimum(np.arange(n) + 1, n - 1)
+        next_observations = take(observations, following)
+        known = ~timeouts
+        known[-1] = bool(terminals[-1])
+        notes.append(f"no next_observations: taken from the next rows, {int((~known).sum())} rows without one left out")
+    action_space, actions = _actions(actions, action_space, source, notes)
+    dataset = OfflineDataset(
+        observations,
+        actions,
+        arrays["rewards"].astype(np.float32),
+        next_observations,
+        terminals,
+        _moved_ends(timeouts, terminals, known),
+        _observation_space(observations, observation_space, source),
+        action_space,
+        source,
+        tuple(notes),
+        env_id,
+        dict(metadata or {}),
+    )
+    if not known.all():
+        dataset = dataset.select(np.flatnonzero(known))
+    if len(dataset) < 2:
+        raise DatasetError(f"{source} has {len(dataset)} usable transition(s) of {n}; at least 2 are needed.")
+    return dataset
+
+
+def _named(data: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Under our names; ``observations/<key>`` gathered into a dict."""
+    nested: dict[str, Any] = {}
+    for key, value in data.items():
+        name, _, inner = key.partition("/")
+        if inner and name in (*NAMES["observations"], *NAMES["next_observations"]):
+            nested.setdefault(name, {})[inner] = value
+        else:
+            nested[key] = value
+    found: dict[str, Any] = {}
+    for name, spellings in NAMES.items():
+        given = [spelling for spelling in spellings if nested.get(spelling) is not None]
+        if given:
+            found[name] = nested[given[0]]
+    missing = [name for name in ("observations", "actions", "rewards", "terminals") if name not in found]
+    if missing:
+        raise DatasetError(f"{source} lacks {', '.join(missing)}; it holds {', '.join(sorted(data)) or 'nothing'}.")
+    if "next_observations" not in found and "timeouts" not in found:
+        raise DatasetError(
+            f"{source} has neither next_observations nor timeouts, so nobody knows where its episodes were cut off. Add one: "
+            "timeouts is True in the last row of an episode that ended by a time limit."
+        )
+    return found
+
+
+def _length(arrays: dict[str, Any], source: str) -> int:
+    lengths: dict[str, int] = {}
+    for name, value in arrays.items():
+        for key, part in value.items() if isinstance(value, Mapping) else [("", value)]:
+            part = np.asarray(part)
+            lengths[f"{name}/{key}" if key else name] = len(part) if part.ndim else 0
+    if len(set(lengths.values())) > 1:
+        raise DatasetError(f"{source}: arrays must have one length, got {lengths}.")
+    n = lengths["rewards"]
+    if n < 2:
+        raise DatasetError(f"{source} holds {n} transition(s); at least 2 are needed.")
+    return n
+
+
+def _numbers(value: Any, name: str, source: str, notes: list[str]) -> Arrays:
+    if isinstance(value, Mapping):
+        return {key: _numbers(part, f"{name}/{key}", source, notes) for key, part in value.items()}  # type: ignore[misc]
+    value = np.asarray(value)
+    if value.dtype == object or not (np.issubdtype(value.dtype, np.number) or value.dtype == bool):
+        raise DatasetError(f"{source}: {name} must be numbers of one shape, not {value.dtype}.")
+    if np.issubdtype(value.dtype, np.complexfloating):
+        raise DatasetError(f"{source}: {name} must be real numbers, not {value.dtype}.")
+    if np.issubdtype(value.dtype, np.floating):
+        bad = ~np.isfinite(value)
+        if bad.any():
+            row = int(np.flatnonzero(bad.reshape(len(value), -1).any(1))[0])
+            raise DatasetError(f"{source}: {name} holds {int(bad.sum())} numbers that are not finite, the first in row {row}.")
+        if value.dtype != np.float32:
+            notes.append(f"{name}: {value.dtype} made float32")
+            value = value.astype(np.float32)
+            if not np.isfinite(value).all():
+                raise DatasetError(f"{source}: {name} holds numbers too large for float32.")
+    elif value.dtype != np.uint8 and name.partition("/")[0] in ("observations", "next_observations"):
+        notes.append(f"{name}: {value.dtype} made float32")
+        value = value.astype(np.float32)
+    return value
+
+
+def _column(value: Arrays, name: str, source: str) -> np.ndarray:
+    assert isinstance(value, np.ndarray)
+    if value.size != len(value):
+        raise DatasetError(f"{source}: {name} must hold one number a row, not shape {value.shape}.")
+    value = value.reshape(-1)
+    if name != "rewards" and not np.isin(value, (0, 1)).all():
+        raise DatasetError(f"{source}: {name} must be 0 or 1, not {np.unique(value)[:5].tolist()}...")
+    return value
+
+
+def _same_shape(observations: Arrays, next_observations: Arrays, source: str) -> None:
+    def shapes(value: Arrays) -> Any:
+        return {key: part.shape for key, part in value.items()} if isinstance(value, dict) else value.shape
+
+    if shapes(observations) != shapes(next_observations):
+        raise DatasetError(
+            f"{source}: observations {shapes(observations)} and next_observations {shapes(next_observations)} differ in shape."
+        )
+
+
+def _jumps(observations: Arrays, next_observations: Arrays) -> np.ndarray:
+    """Rows whose next observation is not the observation of the next row; the last row among them."""
+    if isinstance(observations, dict):
+        assert isinstance(next_observations, dict)
+        pairs = [(observations[key], next_observations[key]) for key in observations]
+    else:
+        assert isinstance(next_observations, np.ndarray)
+        pairs = [(observations, next_observations)]
+    n = len(pairs[0][0])
+    jumps = np.zeros(n, bool)
+    for obs, next_obs in pairs:
+        gap = np.abs(obs[1:].reshape(n - 1, -1).astype(np.float64) - next_obs[:-1].reshape(n - 1, -1)).max(1)
+        jumps[:-1] |= gap > 1e-6 * (1 + np.abs(next_obs[:-1].reshape(n - 1, -1)).max(1))
+    jumps[-1] = True
+    return jumps
+
+
+def _moved_ends(timeouts: np.ndarray, terminals: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Where the last row of an episode is left out, the one before it (if kept) ends the episode by the time limit."""
+    moved = timeouts & known
+    for row in np.flatnonzero(~known):
+        if row > 0 and known[row - 1] and not terminals[row - 1]:
+            moved[row - 1] = True
+    return moved
+
+
+def _actions(actions: Arrays, space: spaces.Space | None, source: str, notes: list[str]) -> tuple[spaces.Space, np.ndarray]:
+    if isinstance(actions, dict):
+        raise DatasetError(f"{source}: actions must be one array, not a dict.")
+    discrete = np.issubdtype(actions.dtype, np.integer) or actions.dtype == bool
+    if discrete and not isinstance(space, spaces.Box):
+        actions = actions.reshape(-1).astype(np.int64) if actions.size == len(actions) else actions
+        if actions.ndim != 1 or actions.min() < 0:
+            raise DatasetError(f"{source}: integer actions must be one index of at least 0 a row, not shape {actions.shape}.")
+        space = space or spaces.Discrete(int(actions.max()) + 1)
+        if not isinstance(space, spaces.Discrete) or actions.max() >= space.n:
+            raise DatasetError(f"{source}: actions up to {int(actions.max())} do not fit {space}.")
+        return space, actions
+    actions = actions.astype(np.float32).reshape(len(actions), -1) if actions.ndim < 2 else actions.astype(np.float32)
+    if space is None:
+        low, high = actions.min(0), actions.max(0)
+        if np.abs(actions).max() <= 1:
+            low, high = np.full_like(low, -1), np.full_like(high, 1)
+        else:
+            notes.append(f"no action space given: taken as the range of the actions, {low.min():.3g} to {high.max():.3g}")
+        return spaces.Box(low, np.where(high > low, high, low + 1).astype(np.float32), dtype=np.float32), actions
+    if not isinstance(space, spaces.Box) or space.shape != actions.shape[1:]:
+        raise DatasetError(f"{source}: actions of shape {actions.shape[1:]} do not fit {space}.")
+    over = np.maximum(space.low - actions, actions - space.high)
+    outside = over > 1e-6
+    if (over > 1e-2 * (space.high - space.low)).any():
+        row = int(np.flatnonzero(outside.reshape(len(actions), -1).any(1))[0])
+        raise DatasetError(
+            f"{source}: {int(outside.any(1).sum())} actions lie outside {space}, the first in row {row}: "
+            f"{actions[row].tolist()}."
+        )
+    if outside.any():
+        notes.append(f"actions: {int(outside.any(1).sum())} rows slightly outside the space, clipped")
+    return space, np.clip(actions, space.low, space.high)
+
+
+def _observation_space(observations: Arrays, space: spaces.Space | None, source: str) -> spaces.Space:
+    def wide(part: np.ndarray) -> spaces.Box:
+        if part.dtype == np.uint8:
+            return spaces.Box(0, 255, part.shape[1:], np.uint8)
+        return spaces.Box(-np.inf, np.inf, part.shape[1:], np.float32)
+
+    if space is None:
+        if isinstance(observations, dict):
+            return spaces.Dict({key: wide(part) for key, part in observations.items()})
+        return wide(observations)
+    given = (
+        {key: part.shape[1:] for key, part in observations.items()}
+        if isinstance(observations, dict)
+        else observations.shape[1:]
+    )
+    wanted = {key: part.shape for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
+    if given != wanted:
+        raise DatasetError(f"{source}: observations of shape {given} do not fit {space}.")
+    return space

@@ -1,0 +1,152 @@
+"""Transitions that were recorded: one form for every source, checked."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+Arrays = np.ndarray | dict[str, np.ndarray]
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be read or makes no sense; the message names the source, the array and what was expected."""
+
+
+@dataclass(frozen=True)
+class OfflineDataset:
+    """
+    ``n`` transitions, in the order of their collection.
+
+    A time limit is not a termination: ``terminals`` are true ends, after which nothing can be earned; ``timeouts`` only
+    end an episode. Next observations are always real ones: where a source does not tell them, the row is not here.
+
+    :param observations: ``(n, *obs_shape)`` float32 (images uint8), or a dict of such
+    :param actions: ``(n, *action_shape)`` float32 in units of the environment; discrete ones ``(n,)`` int64
+    :param rewards: ``(n,)`` float32
+    :param next_observations: as observations
+    :param terminals: ``(n,)`` bool
+    :param timeouts: ``(n,)`` bool
+    :param observation_space: of the environment, or what the data suggest
+    :param action_space: of the environment, or what the data suggest
+    :param source: where it comes from, for messages and reports
+    :param corrections: what was changed on the way in, and how often
+    :param env_id: environment, if known
+    """
+
+    observations: Any
+    actions: np.ndarray
+    rewards: np.ndarray
+    next_observations: Any
+    terminals: np.ndarray
+    timeouts: np.ndarray
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    source: str = "arrays"
+    corrections: tuple[str, ...] = ()
+    env_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @cached_property
+    def episode_ends(self) -> np.ndarray:
+        """Last row of each episode; the last of all rows ends one."""
+        ends = self.terminals | self.timeouts
+        ends[-1:] = True
+        return np.flatnonzero(ends)
+
+    @cached_property
+    def episode_starts(self) -> np.ndarray:
+        """First row of each episode."""
+        return np.concatenate([[0], self.episode_ends[:-1] + 1])
+
+    @cached_property
+    def episode_lengths(self) -> np.ndarray:
+        """Rows of each episode."""
+        return self.episode_ends - self.episode_starts + 1
+
+    @cached_property
+    def episode_returns(self) -> np.ndarray:
+        """Undiscounted sum of rewards of each episode."""
+        return np.add.reduceat(self.rewards.astype(np.float64), self.episode_starts)
+
+    @cached_property
+    def episodes(self) -> np.ndarray:
+        """Number of the episode of each row ``(n,)``."""
+        return np.repeat(np.arange(len(self.episode_ends)), self.episode_lengths)
+
+    @cached_property
+    def next_actions(self) -> tuple[np.ndarray, np.ndarray]:
+        """The action taken in the next row, and whether there is one (not at the end of an episode)."""
+        known = np.ones(len(self), bool)
+        known[self.episode_ends] = False
+        following = np.concatenate([self.actions[1:], self.actions[-1:]])
+        return np.where(known.reshape(-1, *[1] * (self.actions.ndim - 1)), following, 0), known
+
+    def returns_to_go(self, gamma: float = 1.0) -> np.ndarray:
+        """Discounted sum of the rewards from each row to the end of its episode ``(n,)``, float64."""
+        result = np.zeros(len(self))
+        ends = np.zeros(len(self), bool)
+        ends[self.episode_ends] = True
+        running = 0.0
+        for i in range(len(self) - 1, -1, -1):
+            running = self.rewards[i] + (0.0 if ends[i] else gamma * running)
+            result[i] = running
+        return result
+
+    def select(self, rows: np.ndarray) -> "OfflineDataset":
+        """Some of the rows, in this order."""
+        return replace(
+            self,
+            observations=take(self.observations, rows),
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            next_observations=take(self.next_observations, rows),
+            terminals=self.terminals[rows],
+            timeouts=self.timeouts[rows],
+        )
+
+    def select_episodes(self, episodes: np.ndarray) -> "OfflineDataset":
+        """Whole episodes, in this order."""
+        rows = [np.arange(self.episode_starts[i], self.episode_ends[i] + 1) for i in episodes]
+        chosen = self.select(np.concatenate(rows) if rows else np.zeros(0, int))
+        # An episode whose end is not marked (a cut recording) must not run into the next one.
+        ends = np.cumsum([len(part) for part in rows]) - 1
+        timeouts = chosen.timeouts.copy()
+        timeouts[ends] |= ~chosen.terminals[ends]
+        return replace(chosen, timeouts=timeouts)
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["OfflineDataset", "OfflineDataset"]:
+        """
+        Two parts of whole episodes, drawn at random.
+
+        :param fraction: of the episodes, for the first part
+        :raises DatasetError: if a part would be empty
+        """
+        n = len(self.episode_ends)
+        count = round(fraction * n)
+        if not 0 < count < n:
+            raise DatasetError(f"{self.source}: a fraction of {fraction} of {n} episodes leaves one part empty.")
+        order = np.random.default_rng(seed).permutation(n)
+        return self.select_episodes(np.sort(order[:count])), self.select_episodes(np.sort(order[count:]))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all arrays: the same data give the same one, whatever file they were in."""
+        digest = hashlib.sha256()
+        for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts"):
+            value = getattr(self, name)
+            for key, part in sorted(value.items()) if isinstance(value, dict) else [("", value)]:
+                digest.update(f"{name}/{key}:{part.dtype}:{part.shape}".encode())
+                digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
+
+def take(values: Any, rows: np.ndarray) -> Any:
+    """Rows of an array, or of each in a dict."""
+    return {key: value[rows] for key, value in values.items()} if isinstance(values, dict) else values[rows]

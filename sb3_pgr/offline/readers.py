@@ -1,0 +1,215 @@
+"""Reads and writes datasets: npz, HDF5, Minari, SB3 replay buffers, dicts of arrays."""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer
+
+from sb3_pgr.offline.checks import dataset_from_arrays
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+
+_META = "sb3_pgr/metadata"
+
+
+def load_dataset(
+    source: Any, observation_space: spaces.Space | None = None, action_space: spaces.Space | None = None
+) -> OfflineDataset:
+    """
+    A dataset from whatever it is in.
+
+    :param source: path of an ``.npz`` or HDF5 file with D4RL's names, a Minari dataset, its id or the path of its folder, a
+        replay buffer of SB3 or ours, a mapping of arrays, or an ``OfflineDataset``
+    :param observation_space: of the environment; by default what the source says or the data need
+    :param action_space: of the environment; by default what the source says or the data need
+    :raises DatasetError: if it cannot be read or makes no sense
+    """
+    if isinstance(source, OfflineDataset):
+        return source
+    if isinstance(source, BaseBuffer):
+        return _from_buffer(source)
+    if isinstance(source, Mapping):
+        return dataset_from_arrays(source, "arrays", observation_space, action_space)
+    if hasattr(source, "iterate_episodes"):
+        return _from_minari(source)
+    if not isinstance(source, str | os.PathLike):
+        raise DatasetError(
+            f"A dataset is a path, a Minari id, a replay buffer or a mapping of arrays, not {type(source).__name__}."
+        )
+    path = Path(source)
+    if path.is_dir():
+        return _from_minari(_open_minari(path))
+    if path.is_file():
+        arrays, metadata = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
+        return dataset_from_arrays(
+            arrays, str(path), observation_space, action_space, metadata.get("env_id"), metadata.get("metadata")
+        )
+    if path.suffix in (".npz", ".hdf5", ".h5") or len(path.parts) > 4:
+        raise DatasetError(f"There is no file {path}.")
+    return _from_minari(_open_minari(str(source)))
+
+
+def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
+    """Write D4RL's names, under a temporary name first."""
+    path = Path(path)
+    arrays: dict[str, np.ndarray] = {}
+    for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts"):
+        value = getattr(dataset, name)
+        arrays |= {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+    meta = json.dumps({"env_id": dataset.env_id, "metadata": dict(dataset.metadata), "fingerprint": dataset.fingerprint})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{path.name}")
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays, **{_META: np.array(meta)})  # type: ignore[arg-type]
+    os.replace(temporary, path)
+
+
+def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
+    """
+    Create a local Minari dataset.
+
+    :param dataset_id: e.g. ``"halfcheetah/medium-v0"``
+    :param kwargs: for ``minari.create_dataset_from_buffers``
+    """
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    episodes = []
+    for start, end in zip(dataset.episode_starts, dataset.episode_ends, strict=True):
+        observations = _with_last(dataset.observations, dataset.next_observations, start, end)
+        truncations = dataset.timeouts[start : end + 1].copy()
+        truncations[-1] |= not dataset.terminals[end]
+        episodes.append(
+            EpisodeBuffer(
+                observations=observations,
+                actions=dataset.actions[start : end + 1],
+                rewards=dataset.rewards[start : end + 1].tolist(),
+                terminations=dataset.terminals[start : end + 1].tolist(),
+                truncations=truncations.tolist(),
+            )
+        )
+    return minari.create_dataset_from_buffers(
+        dataset_id,
+        episodes,
+        observation_space=dataset.observation_space,
+        action_space=dataset.action_space,
+        **{"env": dataset.env_id, **kwargs},
+    )
+
+
+def _with_last(observations: Any, next_observations: Any, start: int, end: int) -> Any:
+    if isinstance(observations, dict):
+        return {key: _with_last(observations[key], next_observations[key], start, end) for key in observations}
+    return np.concatenate([observations[start : end + 1], next_observations[end : end + 1]])
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path} cannot be read as an npz file of arrays (pickled objects are refused): {error}") from None
+    meta = arrays.pop(_META, None)
+    return arrays, {} if meta is None else json.loads(str(meta))
+
+
+def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        import h5py
+    except ModuleNotFoundError:
+        raise DatasetError(f"Reading {path} needs h5py: pip install 'sb3_pgr[offline]'") from None
+    arrays: dict[str, np.ndarray] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not name.startswith(("infos", "metadata")):
+            arrays[name] = item[()]
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(visit)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DatasetError(f"{path} cannot be read as an HDF5 file: {error}") from None
+    return arrays, {}
+
+
+def _open_minari(source: str | Path) -> Any:
+    try:
+        import minari
+    except ModuleNotFoundError:
+        raise DatasetError(f"Reading {source} needs Minari: pip install 'sb3_pgr[offline]'") from None
+    try:
+        if isinstance(source, Path):
+            return minari.MinariDataset(source / "data" if (source / "data").is_dir() else source)
+        return minari.load_dataset(source)
+    except Exception as error:  # Minari raises plain exceptions of many kinds
+        raise DatasetError(f"{source} is neither a file nor a Minari dataset on this machine: {error}") from None
+
+
+def _from_minari(dataset: Any) -> OfflineDataset:
+    columns: dict[str, list[Any]] = {name: [] for name in ("observations", "next_observations")}
+    plain: dict[str, list[np.ndarray]] = {name: [] for name in ("actions", "rewards", "terminals", "timeouts")}
+    for episode in dataset.iterate_episodes():
+        columns["observations"].append(_cut(episode.observations, slice(None, -1)))
+        columns["next_observations"].append(_cut(episode.observations, slice(1, None)))
+        plain["actions"].append(np.asarray(episode.actions))
+        plain["rewards"].append(np.asarray(episode.rewards))
+        plain["terminals"].append(np.asarray(episode.terminations))
+        truncations = np.array(episode.truncations)
+        truncations[-1] |= not episode.terminations[-1]
+        plain["timeouts"].append(truncations)
+    if not plain["rewards"]:
+        raise DatasetError(f"Minari dataset {dataset.id} has no episodes.")
+    arrays = {name: _joined(parts) for name, parts in columns.items()}
+    arrays |= {name: np.concatenate(parts) for name, parts in plain.items()}
+    env_id = None if dataset.env_spec is None else dataset.env_spec.id
+    return dataset_from_arrays(arrays, f"minari:{dataset.id}", dataset.observation_space, dataset.action_space, env_id)
+
+
+def _cut(observations: Any, rows: slice) -> Any:
+    if isinstance(observations, Mapping):
+        return {key: _cut(value, rows) for key, value in observations.items()}
+    if isinstance(observations, tuple):
+        raise DatasetError("Tuple observations are not supported.")
+    return np.asarray(observations)[rows]
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], Mapping):
+        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts)
+
+
+def _from_buffer(buffer: Any) -> OfflineDataset:
+    """The filled rows of a replay buffer, environment by environment, oldest first; actions in the space's own units."""
+    if getattr(buffer, "optimize_memory_usage", False):
+        raise DatasetError("A buffer with optimize_memory_usage=True does not hold next observations; it cannot be a dataset.")
+    n = buffer.size()
+    order = (np.arange(n) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
+
+    def rows(values: Any) -> Any:
+        if isinstance(values, Mapping):
+            return {key: rows(value) for key, value in values.items()}
+        values = np.asarray(values.cpu() if hasattr(values, "cpu") else values)[order]
+        return values.swapaxes(0, 1).reshape(-1, *values.shape[2:])
+
+    dones, timeouts = rows(buffer.dones).astype(bool), rows(buffer.timeouts).astype(bool)
+    cut = timeouts.reshape(buffer.n_envs, -1)
+    ends = dones.reshape(buffer.n_envs, -1)
+    cut[:, -1] |= ~ends[:, -1]  # the running episodes are cut here
+    actions, space = rows(buffer.actions), buffer.action_space
+    if isinstance(space, spaces.Box):
+        actions = space.low + (actions.reshape(-1, *space.shape) + 1) / 2 * (space.high - space.low)
+    arrays = {
+        "observations": rows(buffer.observations),
+        "actions": actions,
+        "rewards": rows(buffer.rewards),
+        "next_observations": rows(buffer.next_observations),
+        "terminals": dones & ~rows(buffer.timeouts).astype(bool),
+        "timeouts": cut.reshape(-1),
+    }
+    return dataset_from_arrays(arrays, f"{type(buffer).__name__} of {n * buffer.n_envs} rows", buffer.observation_space, space)

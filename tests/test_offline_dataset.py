@@ -1,0 +1,341 @@
+"""Loading and checking datasets."""
+
+import sys
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_pgr import TensorReplayBuffer
+from sb3_pgr.offline import DatasetError, OfflineDataset, load_dataset
+from sb3_pgr.offline.readers import save_minari, save_npz
+from sb3_pgr.zoo import dataset as command
+from sb3_pgr.zoo.errors import UsageError
+
+NAMES = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+
+
+def arrays(lengths=(4, 3, 5), ends=("terminal", "timeout", "timeout"), seed=0, obs_dim=3):
+    """Episodes of a random walk; their observations follow from each other."""
+    random = np.random.default_rng(seed)
+    parts = {name: [] for name in NAMES}
+    for length, end in zip(lengths, ends, strict=True):
+        walk = random.normal(size=(length + 1, obs_dim)).astype(np.float32)
+        last = np.arange(length) == length - 1
+        parts["observations"].append(walk[:-1])
+        parts["next_observations"].append(walk[1:])
+        parts["actions"].append(random.uniform(-1, 1, (length, 2)).astype(np.float32))
+        parts["rewards"].append(random.normal(size=length).astype(np.float32))
+        parts["terminals"].append(last & (end == "terminal"))
+        parts["timeouts"].append(last & (end == "timeout"))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def equal(first, second, names=NAMES):
+    for name in names:
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
+
+
+def test_episodes():
+    data = arrays()
+    dataset = load_dataset(data)
+    assert len(dataset) == 12 and dataset.corrections == ()
+    assert dataset.episode_starts.tolist() == [0, 4, 7] and dataset.episode_ends.tolist() == [3, 6, 11]
+    assert dataset.episode_lengths.tolist() == [4, 3, 5] and dataset.episodes.tolist() == [0] * 4 + [1] * 3 + [2] * 5
+    np.testing.assert_allclose(
+        dataset.episode_returns, [data["rewards"][s].sum() for s in (slice(4), slice(4, 7), slice(7, 12))], rtol=1e-5
+    )
+    actions, known = dataset.next_actions
+    assert (~known).nonzero()[0].tolist() == [3, 6, 11]
+    np.testing.assert_array_equal(actions[:3], data["actions"][1:4])
+    to_go = dataset.returns_to_go(0.9)
+    assert to_go[3] == pytest.approx(data["rewards"][3])
+    assert to_go[1] == pytest.approx(data["rewards"][1] + 0.9 * data["rewards"][2] + 0.81 * data["rewards"][3])
+    assert dataset.action_space == spaces.Box(-1, 1, (2,), np.float32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 6), min_size=2, max_size=6),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_boundaries_are_recovered(lengths, seed, data):
+    """Without timeouts from the observations; without next observations all rows but the unknowable ones come back."""
+    ends = [data.draw(st.sampled_from(["terminal", "timeout"])) for _ in lengths]
+    full = arrays(lengths, ends, seed)
+    whole = load_dataset(full)
+    equal(load_dataset({name: full[name] for name in NAMES if name != "timeouts"}), whole)
+    shifted = load_dataset({name: full[name] for name in NAMES if name != "next_observations"})
+    kept = ~full["timeouts"]
+    equal(shifted, whole.select(np.flatnonzero(kept)), ("actions", "rewards", "terminals", "observations"))
+    inside = ~shifted.terminals  # at a true end the next observation does not matter
+    np.testing.assert_array_equal(shifted.next_observations[inside], full["next_observations"][kept][inside])
+    returns = [full["rewards"][s : e + 1][kept[s : e + 1]].sum() for s, e in zip(whole.episode_starts, whole.episode_ends)]
+    np.testing.assert_allclose(shifted.episode_returns, returns, rtol=1e-5, atol=1e-5)
+
+
+def test_split_keeps_episodes_whole():
+    dataset = load_dataset(arrays((3, 4, 5, 6), ("timeout",) * 4))
+    first, second = dataset.split(0.5, seed=1)
+    assert sorted([*first.episode_lengths, *second.episode_lengths]) == [3, 4, 5, 6]
+    assert len(first) + len(second) == 18
+    with pytest.raises(DatasetError, match="leaves one part empty"):
+        dataset.split(0.01)
+
+
+def test_cut_recordings_do_not_run_into_each_other():
+    data = arrays()
+    data["timeouts"][:] = False
+    data["timeouts"][6] = True
+    dataset = load_dataset(data)  # the last episode is cut without a mark
+    joined = dataset.select_episodes(np.array([2, 0]))
+    assert joined.episode_lengths.tolist() == [5, 4] and joined.timeouts[4]
+
+
+@pytest.mark.parametrize("form", ["npz", "hdf5"])
+def test_files_round_trip(tmp_path, form):
+    data = arrays()
+    if form == "npz":
+        save_npz(load_dataset(data), tmp_path / "data.npz")
+        path = tmp_path / "data.npz"
+    else:
+        h5py = pytest.importorskip("h5py")
+        path = tmp_path / "data.hdf5"
+        with h5py.File(path, "w") as file:
+            for name, values in data.items():
+                file[name] = values
+            file["infos/qpos"] = np.zeros((5, 2))  # of another length, and none of our business
+            file["metadata/algorithm"] = np.bytes_("SAC")
+    dataset = load_dataset(path)
+    equal(dataset, load_dataset(data))
+    assert dataset.fingerprint == load_dataset(data).fingerprint
+    assert dataset.fingerprint != load_dataset(arrays(seed=1)).fingerprint
+
+
+def test_dict_observations_round_trip(tmp_path):
+    data = arrays()
+    for name in ("observations", "next_observations"):
+        data[name] = {"position": data[name][:, :2], "camera": (data[name][:, 2:] * 10).astype(np.uint8)}
+    dataset = load_dataset(data)
+    assert isinstance(dataset.observation_space, spaces.Dict)
+    assert dataset.observation_space["camera"].dtype == np.uint8
+    save_npz(dataset, tmp_path / "data.npz")
+    again = load_dataset(tmp_path / "data.npz")
+    for key in ("position", "camera"):
+        np.testing.assert_array_equal(again.observations[key], dataset.observations[key])
+    assert again.fingerprint == dataset.fingerprint
+
+
+def test_minari_round_trip(tmp_path, monkeypatch):
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    dataset = load_dataset(arrays())
+    made = save_minari(dataset, "sb3pgr/walk-v0")
+    for source in (made, "sb3pgr/walk-v0", tmp_path / "sb3pgr" / "walk-v0"):
+        equal(load_dataset(source), dataset)
+
+
+@pytest.mark.parametrize("buffer", [None, TensorReplayBuffer])
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_replay_buffers(buffer, n_envs):
+    """Actions in units of the environment, episodes of each environment one after the other, oldest first."""
+    env = make_vec_env("Pendulum-v1", n_envs)
+    model = SAC("MlpPolicy", env, learning_starts=10_000, buffer_size=300 * n_envs, replay_buffer_class=buffer)
+    model.learn(450 * n_envs)
+    dataset = load_dataset(model.replay_buffer)
+    assert len(dataset) == 300 * n_envs and dataset.timeouts.sum() == 2 * n_envs + n_envs - 0
+    assert 1.5 < np.abs(dataset.actions).max() <= 2
+    going_on = ~(dataset.terminals | dataset.timeouts)[:-1]
+    np.testing.assert_array_equal(dataset.next_observations[:-1][going_on], dataset.observations[1:][going_on])
+
+
+def test_discrete_replay_buffer():
+    model = DQN("MlpPolicy", "CartPole-v1", learning_starts=1_000).learn(200)
+    dataset = load_dataset(model.replay_buffer)
+    assert dataset.action_space == spaces.Discrete(2) and dataset.actions.dtype == np.int64
+    assert dataset.terminals.sum() >= 2
+
+
+def test_what_is_mended_is_counted():
+    data = arrays()
+    data["observations"], data["rewards"] = data["observations"].astype(np.float64), data["rewards"][:, None]
+    del data["timeouts"]
+    data["next_observations"] = data["next_observations"].astype(np.float64)
+    dataset = load_dataset(data)
+    assert dataset.observations.dtype == np.float32 and dataset.rewards.shape == (12,)
+    assert any("float64 made float32" in note for note in dataset.corrections)
+    assert any("2 ends of episodes found" in note for note in dataset.corrections)
+    data = arrays()
+    data["actions"][0] = 1.00001
+    dataset = load_dataset(data, action_space=spaces.Box(-1, 1, (2,)))
+    assert dataset.actions.max() <= 1 and any("1 rows slightly outside" in note for note in dataset.corrections)
+    data["actions"] *= 30
+    assert "range of the actions" in load_dataset(data).corrections[0]
+
+
+def nan(data):
+    data["rewards"][3] = np.nan
+
+
+def infinite(data):
+    data["observations"][2, 1] = np.inf
+
+
+def ragged(data):
+    data["rewards"] = data["rewards"][:-2]
+
+
+def objects(data):
+    data["actions"] = np.array([[1.0], [1.0, 2.0]] * 6, dtype=object)
+
+
+def no_boundaries(data):
+    del data["next_observations"], data["timeouts"]
+
+
+def one_row(data):
+    for name in list(data):
+        data[name] = data[name][:1]
+
+
+def empty(data):
+    for name in list(data):
+        data[name] = data[name][:0]
+
+
+def far_outside(data):
+    data["actions"][5] = 7.0
+
+
+def other_shape(data):
+    data["next_observations"] = data["next_observations"][:, :2]
+
+
+def soft_terminals(data):
+    data["terminals"] = np.full(12, 0.3)
+
+
+def text(data):
+    data["actions"] = np.array(["left"] * 12)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (nan, "rewards holds 1 numbers that are not finite, the first in row 3"),
+        (infinite, "observations holds 1 numbers that are not finite, the first in row 2"),
+        (ragged, "arrays must have one length"),
+        (objects, "actions must be numbers of one shape, not object"),
+        (text, "actions must be numbers"),
+        (no_boundaries, "neither next_observations nor timeouts"),
+        (one_row, r"holds 1 transition\(s\); at least 2"),
+        (empty, r"holds 0 transition\(s\)"),
+        (far_outside, "1 actions lie outside .* the first in row 5"),
+        (other_shape, "differ in shape"),
+        (soft_terminals, "terminals must be 0 or 1"),
+        (lambda data: data.pop("actions"), "lacks actions; it holds next_observations"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+@pytest.mark.parametrize("form", ["dict", "npz"])
+def test_refusals(tmp_path, spoil, message, form):
+    data = arrays()
+    spoil(data)
+    source = data
+    if form == "npz":
+        source = tmp_path / "data.npz"
+        np.savez(source, **data)
+        message = message if spoil is not objects else "pickled objects are refused"
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(source, action_space=spaces.Box(-1, 1, (2,)))
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "cut.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n and no more")
+    (tmp_path / "folder").mkdir()
+    for source, message in (
+        (tmp_path / "cut.npz", "cannot be read as an npz file"),
+        (tmp_path / "cut.hdf5", "cannot be read as an HDF5 file"),
+        (tmp_path / "none.npz", "There is no file"),
+        (tmp_path / "folder", "nor a Minari dataset"),
+        ("no/such/dataset-v0", "nor a Minari dataset"),
+        (42, "A dataset is a path, .* not int"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            load_dataset(source)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (dict(observation_space=spaces.Box(-1, 1, (4,))), "observations of shape .* do not fit"),
+        (dict(action_space=spaces.Box(-1, 1, (3,))), "actions of shape .* do not fit"),
+        (dict(action_space=spaces.Discrete(3)), "do not fit"),
+    ],
+)
+def test_other_environment(space, message):
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(arrays(), **space)
+
+
+def test_a_dataset_is_a_dataset():
+    dataset = load_dataset(arrays())
+    assert isinstance(dataset, OfflineDataset) and load_dataset(dataset) is dataset
+
+
+@pytest.fixture
+def call(monkeypatch):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sb3-pgr dataset", *map(str, arguments)])
+        command.main()
+
+    return call
+
+
+def test_info_and_check(tmp_path, call, capsys):
+    np.savez(tmp_path / "data.npz", **arrays((20, 30), ("terminal", "timeout")))
+    call("info", tmp_path / "data.npz")
+    said = capsys.readouterr().out
+    assert "50" in said and "2 of 20 to 30 rows" in said and "1 terminations, 1 time limits" in said
+    assert (tmp_path / "data.png").stat().st_size > 10_000
+    call("check", tmp_path / "data.npz")
+    assert "nothing to complain about" in capsys.readouterr().out
+
+
+def test_check_names_problems(tmp_path, call, capsys):
+    data = arrays((20, 30), ("terminal", "timeout"))
+    data["observations"][:, 1] = 7
+    data["next_observations"][:, 1] = 7
+    data["rewards"][:] = 0
+    for name in NAMES:
+        data[name][5] = data[name][4]
+    del data["timeouts"]
+    np.savez(tmp_path / "data.npz", **data)
+    with pytest.raises(SystemExit):
+        call("check", tmp_path / "data.npz")
+    said = capsys.readouterr().out
+    for problem in ("1 of 3 numbers never change", "all rewards are 0", "1 rows are there more than once", "no timeouts"):
+        assert problem in said, said
+
+
+def test_convert(tmp_path, call, monkeypatch):
+    pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    np.savez(tmp_path / "data.npz", **arrays())
+    call("convert", tmp_path / "data.npz", "walk/random-v0")
+    call("convert", "walk/random-v0", tmp_path / "again.npz")
+    equal(load_dataset(tmp_path / "again.npz"), load_dataset(arrays()))
+    for target, message in (
+        (tmp_path / "data.csv", "only .npz files and Minari"),
+        ("no version", "Minari refuses no version"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            call("convert", tmp_path / "data.npz", target)
+    with pytest.raises(UsageError, match="There is no file"):
+        call("info", tmp_path / "none.npz")
