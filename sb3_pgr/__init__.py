@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from sb3_pgr.generative import GenerativeReplayBuffer, GenerativeReplayCallback, Relevance, TransitionGenerator
     from sb3_pgr.pgrsac import PGRSAC
     from sb3_pgr.redq import REDQ
+    from sb3_pgr.td3_bc import TD3BC
 
 
 __all__ = [
     "PGRSAC",
     "REDQ",
+    "TD3BC",
     "EpisodeStats",
     "EpisodeStatsCallback",
     "GenerativeReplayBuffer",
@@ -47,6 +49,7 @@ __all__ = [
 _WHERE = {
     "PGRSAC": "sb3_pgr.pgrsac",
     "REDQ": "sb3_pgr.redq",
+    "TD3BC": "sb3_pgr.td3_bc",
     "GenerativeReplayBuffer": "sb3_pgr.generative",
     "GenerativeReplayCallback": "sb3_pgr.generative",
     "Relevance": "sb3_pgr.generative",

@@ -1,6 +1,6 @@
 """Batches from several sources of transitions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch as th
@@ -12,7 +12,7 @@ from sb3_pgr.buffers.fields import FromShapes, check_counts
 from sb3_pgr.buffers.samples import WeightedSamples, sample_block
 from sb3_pgr.buffers.schedules import Schedule, schedule_value
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
-from sb3_pgr.common.state import get_arrays, set_arrays, truncate_episodes
+from sb3_pgr.common.state import get_arrays, set_arrays, set_generator_state, truncate_episodes
 
 ONLINE = "online"
 _SOURCE_BITS = 48  # indices of a mixture carry the number of their source above these bits
@@ -43,6 +43,8 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
     :param online_class: class of the online source
     :param online_kwargs: further arguments for it
     :param gamma: discount of one step; needed where sources with and without n-step returns are mixed
+    :param fixed: names of sources that do not change and are at hand elsewhere: ``state_dict`` holds none of their rows,
+        only where their random draws stand
     :raises ValueError: if a share is negative, all are zero, or a source has no share or other spaces
     """
 
@@ -60,6 +62,7 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         online_class: type[ReplayBuffer] = TensorReplayBuffer,
         online_kwargs: Mapping[str, Any] | None = None,
         gamma: float = 0.99,
+        fixed: Sequence[str] = (),
     ):
         online = online_class(
             buffer_size,
@@ -76,7 +79,7 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         self.buffer_size = online.buffer_size
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
-        self.gamma = gamma
+        self.gamma, self.fixed = gamma, tuple(fixed)
         if not isinstance(shares, Mapping | None):
             raise ValueError(f"shares={shares!r} must be a mapping from the name of a source to its share.")
         self.shares: dict[str, Schedule] = dict(shares or {ONLINE: 1.0})
@@ -270,7 +273,12 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
     def state_dict(self) -> dict[str, Any]:
         """Everything all sources hold, as CPU tensors and numbers."""
         return {
-            "sources": {name: get_arrays(buffer) for name, buffer in self.sources.items()},
+            "sources": {name: get_arrays(buffer) for name, buffer in self.sources.items() if name not in self.fixed},
+            "fixed": {
+                name: buffer.generator.get_state()
+                for name, buffer in self.sources.items()
+                if name in self.fixed and isinstance(buffer, TensorReplayBuffer)
+            },
             "n_added": self.n_added,
             "n_drawn": dict(self.n_drawn),
             "carried": dict(self._carried),
@@ -287,6 +295,10 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
             raise ValueError(f"the saved mixture has sources {sorted(missing)}, which this one lacks: call set_source first")
         for name, source in state["sources"].items():
             set_arrays(self.sources[name], source)
+        for name, random in state["fixed"].items():
+            source = self.sources.get(name)
+            if isinstance(source, TensorReplayBuffer):
+                set_generator_state(source.generator, random)
         self.n_added, self.n_drawn, self._carried = state["n_added"], dict(state["n_drawn"]), dict(state["carried"])
 
 

@@ -13,10 +13,11 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
 
 from sb3_pgr.buffers import TensorReplayBuffer, sample_block
+from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
 from sb3_pgr.common.engine import Block, UpdateEngine, set_capturable, set_learning_rate
 from sb3_pgr.common.health import check_finite_transition
-from sb3_pgr.redq.policies import CnnPolicy, EnsembleCritic, MlpPolicy, MultiInputPolicy, REDQPolicy, SimbaPolicy
+from sb3_pgr.redq.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQPolicy, SimbaPolicy
 
 TARGET_MODES = ("min", "mean")
 SelfREDQ = TypeVar("SelfREDQ", bound="REDQ")

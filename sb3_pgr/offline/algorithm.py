@@ -1,0 +1,347 @@
+"""What offline learners have in common: a dataset in place of an environment, and what comes after."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+
+from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
+from sb3_pgr.common.engine import Block, UpdateEngine, set_learning_rate
+from sb3_pgr.offline.dataset import OfflineDataset
+from sb3_pgr.offline.readers import load_dataset
+from sb3_pgr.offline.transforms import reward_map
+
+DATASET = "dataset"
+SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
+
+
+class SpacesOnly(gym.Env):
+    """Stands in for an environment where there is none: it has spaces and does nothing."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return _zeros(self.observation_space), {}
+
+    def step(self, action: Any) -> Any:
+        raise RuntimeError("There is no environment here, only a dataset; call set_env() to go on online.")
+
+
+def _refuse_vec_normalize(env: Any) -> None:
+    if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
+        raise ValueError("Observations are standardised in the policy, by the dataset; take VecNormalize away.")
+
+
+def _zeros(space: spaces.Space) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _zeros(part) for key, part in space.items()}
+    return np.zeros(space.shape, space.dtype)
+
+
+class OfflineAlgorithm(OffPolicyAlgorithm):
+    """
+    Base of the offline learners.
+
+    With a dataset, ``learn`` trains on it alone and one timestep is one gradient step. After ``set_env`` it collects
+    experience, and every batch is a mixture of both. Statistics for observations live in the policy, the reward map in the
+    model: live rewards go through it too.
+
+    :param policy: name or class
+    :param env: for spaces, and for going on online without a dataset
+    :param dataset: whatever ``load_dataset`` takes; it is not saved with the model
+    :param learning_rate: of all optimisers, or a schedule
+    :param batch_size: rows of an update
+    :param tau: of the target networks
+    :param gamma: discount
+    :param normalize_observations: standardise observations by the dataset's mean and standard deviation
+    :param reward_transform: ``"none"``, ``"return_range"`` or ``(scale, shift)``, see ``reward_map``
+    :param block_size: updates between two calls of the callbacks, which are then called as many times
+    :param online_share: share of live rows in a batch when learning goes on online
+    :param buffer_size: capacity for live experience
+    :param learning_starts: live steps with random actions
+    :param train_freq: live steps between updates
+    :param gradient_steps: updates after that
+    :param action_noise: exploration online
+    :param compile: compile the losses
+    :param precision: ``"fp32"`` or ``"bf16"``
+    :raises ValueError: without dataset and environment
+    :raises DatasetError: if the dataset makes no sense or does not fit the environment
+    """
+
+    dataset: OfflineDataset | None = None
+    replay_buffer: MixtureReplayBuffer
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        dataset: Any,
+        learning_rate: float | Schedule,
+        batch_size: int,
+        tau: float,
+        gamma: float,
+        normalize_observations: bool,
+        reward_transform: str | tuple[float, float],
+        block_size: int,
+        online_share: float,
+        buffer_size: int,
+        learning_starts: int,
+        train_freq: int | tuple[int, str],
+        gradient_steps: int,
+        action_noise: ActionNoise | None,
+        compile: bool,
+        precision: str,
+        policy_kwargs: dict[str, Any] | None,
+        stats_window_size: int,
+        tensorboard_log: str | None,
+        verbose: int,
+        seed: int | None,
+        device: th.device | str,
+        supported_action_spaces: tuple[type[spaces.Space], ...],
+        _init_setup_model: bool,
+    ):
+        if block_size < 1 or batch_size < 1:
+            raise ValueError(f"block_size={block_size} and batch_size={batch_size} must be at least 1.")
+        if not 0 <= online_share <= 1:
+            raise ValueError(f"online_share={online_share} must be between 0 and 1.")
+        if env is None and dataset is None and _init_setup_model:
+            raise ValueError(f"{type(self).__name__} needs a dataset, or an environment to learn in.")
+        _refuse_vec_normalize(env)
+        self.online = dataset is None
+        loaded = None
+        if dataset is not None:
+            loaded = self._checked(dataset, gym.make(env) if isinstance(env, str) else env)
+            if env is None:
+                stand_in = SpacesOnly(loaded.observation_space, loaded.action_space)
+                env = DummyVecEnv([lambda: stand_in])
+        self.normalize_observations = normalize_observations
+        self.reward_transform = reward_transform
+        self.reward_scale, self.reward_shift = 1.0, 0.0
+        self.dataset_fingerprint: str | None = None
+        self.block_size = block_size
+        self.online_share = online_share
+        self.compile = compile
+        self.precision = precision
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=MixtureReplayBuffer,
+            replay_buffer_kwargs={
+                "shares": {"online": online_share, DATASET: 1 - online_share},
+                "fixed": (DATASET,),
+                "gamma": gamma,
+            },
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            support_multi_env=True,
+            sde_support=False,
+            supported_action_spaces=supported_action_spaces,
+        )
+        if _init_setup_model:
+            self._setup_model()
+            if loaded is not None:
+                self.set_dataset(loaded)
+
+    @staticmethod
+    def _checked(dataset: Any, env: GymEnv | None) -> OfflineDataset:
+        """Loaded, against the environment's spaces if there is one."""
+        if env is None:
+            return load_dataset(dataset)
+        if isinstance(dataset, OfflineDataset):  # it has spaces of its own, which may be guesses
+            names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+            dataset = {name: getattr(dataset, name) for name in names}
+        return load_dataset(dataset, env.observation_space, env.action_space)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._engine = UpdateEngine(self.device, self.compile, self.precision)
+
+    def set_dataset(self, dataset: Any) -> None:
+        """
+        Learn from this dataset next: its rows replace those of any other, its statistics go into policy and reward map.
+
+        :raises DatasetError: if it does not fit the model's spaces
+        """
+        dataset = self._checked(dataset, SpacesOnly(self.observation_space, self.action_space))
+        self.dataset, self.dataset_fingerprint, self.online = dataset, dataset.fingerprint, False
+        self.reward_scale, self.reward_shift = reward_map(self.reward_transform, dataset)
+        if self.normalize_observations:
+            self.policy.features_extractor.fit(dataset)  # type: ignore[operator]
+        rows = TensorReplayBuffer(len(dataset), self.observation_space, self.action_space, self.device)
+        actions = dataset.actions
+        if isinstance(self.action_space, spaces.Box):
+            low, high = self.action_space.low, self.action_space.high
+            actions = 2 * (actions - low) / (high - low) - 1
+        rows.extend(
+            dataset.observations,
+            dataset.next_observations,
+            actions,
+            self.reward_scale * dataset.rewards + self.reward_shift,
+            dataset.terminals | dataset.timeouts,
+            timeouts=dataset.timeouts & ~dataset.terminals,
+        )
+        rows.generator.manual_seed((th.initial_seed() + 1) % 2**62)
+        self.replay_buffer.set_source(DATASET, rows)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Go on in this environment: ``learn`` then collects experience.
+
+        :raises ValueError: if it is wrapped in VecNormalize, which would standardise observations twice
+        """
+        _refuse_vec_normalize(env)
+        if env.action_space != self.action_space:
+            raise ValueError(
+                f"Actions of the environment {env.action_space} are not those of the dataset {self.action_space}; give the "
+                "environment when the model is built, so that its bounds are known."
+            )
+        if env.observation_space.shape == self.observation_space.shape:  # dtype and bounds do not matter
+            self.observation_space = env.observation_space
+        n_envs = env.num_envs if isinstance(env, VecEnv) else 1
+        if n_envs != self.n_envs and self.replay_buffer.online.size() == 0:
+            self._new_replay_buffer(n_envs)
+        super().set_env(env, force_reset)
+        self.online = True
+
+    def _new_replay_buffer(self, n_envs: int) -> None:
+        """Empty, for another number of environments; the dataset stays."""
+        rows, self.n_envs = self.replay_buffer.sources.get(DATASET), n_envs
+        spaces_ = self.observation_space, self.action_space
+        self.replay_buffer = MixtureReplayBuffer(
+            self.buffer_size, *spaces_, self.device, n_envs=n_envs, **self.replay_buffer_kwargs
+        )
+        if rows is not None:
+            self.replay_buffer.set_source(DATASET, rows)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if self.env is None and not self.online:  # loaded, and given a dataset
+            stand_in = SpacesOnly(self.observation_space, self.action_space)
+            self.env = DummyVecEnv([lambda: stand_in])
+            self.n_envs = 1
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def learn(
+        self: SelfOffline,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = None,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfOffline:
+        """
+        Train on the dataset, or online after ``set_env``.
+
+        :param total_timesteps: gradient steps; online, environment steps
+        :param log_interval: gradient steps between logs (1 000 by default); online, episodes (4 by default)
+        """
+        if self.online:
+            log_interval = 4 if log_interval is None else log_interval
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        total, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._train_offline(total, callback, 1_000 if log_interval is None else log_interval)
+        callback.on_training_end()
+        return self
+
+    def _train_offline(self, total: int, callback: BaseCallback, log_interval: int) -> None:
+        callback.on_training_start(locals(), globals())
+        dones, infos = np.ones(1, bool), [dict[str, Any]()]  # what callbacks expect of a step
+        while self.num_timesteps < total:
+            callback.on_rollout_start()
+            steps = min(self.block_size, total - self.num_timesteps)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self.train(steps, self.batch_size)
+            callback.update_locals(locals())
+            for _ in range(steps):
+                self.num_timesteps += 1
+                if not callback.on_step():
+                    return
+                if log_interval > 0 and self.num_timesteps % log_interval == 0:
+                    self.dump_logs()
+            callback.on_rollout_end()
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        self.policy.set_training_mode(True)
+        optimizers = self._optimizers()
+        for name, optimizer in optimizers.items():
+            set_learning_rate(optimizer, self._learning_rate_of(name))
+        self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
+        rows = sample_block(self.replay_buffer, gradient_steps, batch_size)
+        block: Block = {name: value for name, value in rows._asdict().items() if value is not None}
+        block |= self._noise(gradient_steps, batch_size)
+        updates = range(self._n_updates + 1, self._n_updates + gradient_steps + 1)
+        metrics = self._engine.run(self._update, block, [self._flag(i) for i in updates])
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in metrics.items():
+            self.logger.record(f"train/{name}", value)
+        self.policy.set_training_mode(False)
+
+    # What an algorithm defines.
+
+    def _optimizers(self) -> Mapping[str, th.optim.Optimizer]:
+        """By name."""
+        raise NotImplementedError
+
+    def _learning_rate_of(self, name: str) -> float:
+        """The present rate of an optimiser."""
+        return self.lr_schedule(self._current_progress_remaining)
+
+    def _noise(self, gradient_steps: int, batch_size: int) -> Block:
+        """Random numbers of a block, ``(gradient_steps, batch_size, ...)``: an update is then a function of its batch."""
+        return {}
+
+    def _flag(self, update: int) -> bool:
+        """What is handed to the ``update``-th update."""
+        return True
+
+    def _update(self, batch: Block, flag: bool) -> dict[str, th.Tensor]:
+        """One update; returns scalars to log."""
+        raise NotImplementedError
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: Any,
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        reward = self.reward_scale * reward + self.reward_shift
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "dataset", "_engine"]

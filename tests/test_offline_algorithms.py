@@ -1,0 +1,186 @@
+"""What every offline learner has to do; their equations are in tests of their own."""
+
+import copy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pgr import TD3BC
+from sb3_pgr.common.callbacks import ResumableCheckpoint
+from sb3_pgr.common.checkpoint import latest_checkpoint
+from sb3_pgr.offline import DatasetError, load_dataset
+
+ALGORITHMS = [TD3BC]
+SMALL = dict(batch_size=32, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
+every = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.__name__)
+
+
+def pendulum(n=600, seed=0):
+    """Random actions in Pendulum-v1, in units of the environment."""
+    env = gym.make("Pendulum-v1")
+    env.action_space.seed(seed)
+    rows, (obs, _) = [], env.reset(seed=seed)
+    for _ in range(n):
+        action = env.action_space.sample()
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        rows.append((obs, action, reward, next_obs, terminated, truncated))
+        obs = env.reset()[0] if truncated else next_obs
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pendulum()
+
+
+def weights(model):
+    return th.cat([value.flatten().double() for value in model.policy.state_dict().values()])
+
+
+@every
+def test_learns_without_an_environment(algorithm, data, tmp_path):
+    model = algorithm("MlpPolicy", dataset=data, **SMALL)
+    before = weights(model)
+    model.learn(105, CheckpointCallback(50, str(tmp_path)))
+    assert (model.num_timesteps, model._n_updates) == (105, 105)  # one timestep is one gradient step
+    assert weights(model).isfinite().all() and not th.equal(before, weights(model))
+    assert {path.name for path in tmp_path.iterdir()} == {"rl_model_50_steps.zip", "rl_model_100_steps.zip"}
+    model.learn(20, reset_num_timesteps=False)
+    assert model.num_timesteps == 125
+
+
+@every
+def test_predict_takes_raw_observations(algorithm, data):
+    """Statistics are the policy's; actions are in units of the environment's space."""
+    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, **SMALL).learn(40)
+    extractor = model.policy.features_extractor
+    np.testing.assert_allclose(extractor.mean, data["observations"].mean(0), atol=1e-4)
+    np.testing.assert_allclose(extractor.scale, data["observations"].std(0) + 1e-3, rtol=1e-4)
+    raw = data["observations"][:7]
+    actions, _ = model.predict(raw, deterministic=True)
+    by_hand = th.as_tensor((raw - data["observations"].mean(0)) / (data["observations"].std(0) + 1e-3), dtype=th.float32)
+    plain = copy.deepcopy(model)
+    plain.policy.features_extractor.mean.zero_()
+    plain.policy.features_extractor.scale.fill_(1)
+    np.testing.assert_allclose(actions, plain.predict(by_hand.numpy(), deterministic=True)[0], atol=1e-4)
+    assert np.abs(actions).max() <= 2
+
+
+@every
+def test_save_and_load(algorithm, data, tmp_path):
+    """The dataset is not in the file; what it said of observations and rewards is."""
+    model = algorithm("MlpPolicy", dataset=data, reward_transform="return_range", **SMALL).learn(60)
+    model.save(tmp_path / "model.zip")
+    assert (tmp_path / "model.zip").stat().st_size < 300_000
+    loaded = algorithm.load(tmp_path / "model.zip")
+    assert th.equal(weights(model), weights(loaded)) and loaded.dataset is None
+    assert loaded.reward_scale == model.reward_scale != 1 and loaded.dataset_fingerprint == model.dataset_fingerprint
+    np.testing.assert_array_equal(*(m.predict(data["observations"][:5], deterministic=True)[0] for m in (model, loaded)))
+    loaded.set_dataset(data)
+    loaded.learn(20)
+
+
+@every
+@pytest.mark.parametrize("normalize", [True, False])
+def test_resume_is_exact(algorithm, data, tmp_path, normalize):
+    settings = SMALL | dict(normalize_observations=normalize, block_size=10)
+
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps < 95
+
+    whole = algorithm("MlpPolicy", dataset=data, **settings)
+    whole.learn(200, ResumableCheckpoint(tmp_path / "whole", 50))
+    cut = algorithm("MlpPolicy", dataset=data, **settings)
+    cut.learn(200, [ResumableCheckpoint(tmp_path / "cut", 50), Stop()])
+    last = latest_checkpoint(tmp_path / "cut")
+    assert last.name.endswith("50") and sum(f.stat().st_size for f in last.iterdir()) < 400_000  # without the dataset
+    resumed = algorithm("MlpPolicy", dataset=data, **settings)
+    checkpoint = ResumableCheckpoint(tmp_path / "cut", 50, resume_from=last)
+    checkpoint.restore(resumed)
+    resumed.learn(200 - resumed.num_timesteps, checkpoint, reset_num_timesteps=False)
+    assert th.equal(weights(whole), weights(resumed)) and not th.equal(weights(whole), weights(cut))
+
+
+@every
+def test_goes_on_online(algorithm, data):
+    """Half of a batch is live experience, whose rewards go through the dataset's map."""
+    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, reward_transform=(0.5, 1.0), **SMALL).learn(40)
+    model.action_noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
+    env = make_vec_env("Pendulum-v1", 2, seed=0)
+    model.set_env(env)
+    model.learn(60, reset_num_timesteps=True)
+    replay = model.replay_buffer
+    assert replay.online.size() == 30 and model._n_updates > 40
+    counts = replay.statistics()
+    assert counts["online"]["share"] == counts["dataset"]["share"] == 0.5
+    live = replay.online.rewards[:30].flatten()
+    assert live.max() <= 1 and live.min() >= 0.5 * -16.3 + 1
+    stored = replay.sources["dataset"].rewards[: len(data["rewards"]), 0]
+    np.testing.assert_allclose(stored, 0.5 * data["rewards"] + 1, rtol=1e-5, atol=1e-5)
+
+
+@every
+def test_online_from_scratch(algorithm):
+    algorithm("MlpPolicy", "Pendulum-v1", learning_starts=40, **SMALL).learn(80)
+
+
+@every
+def test_dict_observations(algorithm, data):
+    split = dict(data)
+    for name in ("observations", "next_observations"):
+        split[name] = {"angle": data[name][:, :2], "speed": data[name][:, 2:]}
+    model = algorithm("MultiInputPolicy", dataset=split, **SMALL).learn(20)
+    one = algorithm("MlpPolicy", dataset=data, **SMALL).learn(20)
+    batch = {"angle": data["observations"][:4, :2], "speed": data["observations"][:4, 2:]}
+    np.testing.assert_allclose(
+        model.predict(batch, deterministic=True)[0], one.predict(data["observations"][:4], deterministic=True)[0], atol=1e-5
+    )
+
+
+@every
+def test_evaluation_in_an_environment(algorithm, data, tmp_path):
+    evaluate = EvalCallback(make_vec_env("Pendulum-v1", 1), n_eval_episodes=1, eval_freq=40, log_path=str(tmp_path), verbose=0)
+    algorithm("MlpPolicy", "Pendulum-v1", dataset=data, **SMALL).learn(80, evaluate)
+    assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [40, 80]
+
+
+@every
+def test_time_limits_are_no_terminations(algorithm, data):
+    model = algorithm("MlpPolicy", dataset=data, **SMALL)
+    rows = model.replay_buffer.sources["dataset"].rows(th.arange(len(data["rewards"])))
+    assert data["timeouts"].sum() == 3 and rows.dones.sum() == 0
+
+
+@every
+def test_refusals(algorithm, data):
+    for kwargs, error, message in (
+        (dict(), ValueError, "needs a dataset, or an environment"),
+        (dict(dataset=data, env="CartPole-v1"), DatasetError, "do not fit"),
+        (dict(dataset=data, batch_size=0), ValueError, "batch_size=0"),
+        (dict(dataset=data, online_share=1.5), ValueError, "online_share=1.5"),
+        (dict(dataset=data, reward_transform="big"), ValueError, "reward_transform='big'"),
+        (dict(dataset=data | {"rewards": np.zeros(600)}, reward_transform="return_range"), DatasetError, "the same return"),
+        (dict(env=VecNormalize(make_vec_env("Pendulum-v1", 1))), ValueError, "take VecNormalize away"),
+    ):
+        with pytest.raises(error, match=message):
+            algorithm("MlpPolicy", **(SMALL | kwargs))
+    model = algorithm("MlpPolicy", dataset=data, **SMALL)
+    with pytest.raises(DatasetError, match="do not fit"):
+        model.set_dataset(data | {name: np.zeros((600, 4)) for name in ("observations", "next_observations")})
+    with pytest.raises(ValueError, match="give the environment when the model is built"):
+        model.set_env(make_vec_env("MountainCarContinuous-v0", 1))
+
+
+@every
+def test_the_same_dataset_in_any_form(algorithm, data):
+    first = algorithm("MlpPolicy", dataset=data, **SMALL).learn(30)
+    second = algorithm("MlpPolicy", dataset=load_dataset(data), **SMALL).learn(30)
+    assert th.equal(weights(first), weights(second)) and first.dataset_fingerprint == second.dataset_fingerprint
