@@ -11,6 +11,7 @@ from sb3_pgr.envs import choose_renderer, register_envs
 from sb3_pgr.version import __version__
 
 if TYPE_CHECKING:
+    from sb3_pgr.bc import BC
     from sb3_pgr.buffers import (
         EpisodeStats,
         EpisodeStatsCallback,
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
         TensorRolloutBuffer,
     )
     from sb3_pgr.generative import GenerativeReplayBuffer, GenerativeReplayCallback, Relevance, TransitionGenerator
+    from sb3_pgr.iql import IQL
+    from sb3_pgr.offline import OfflineDataset, load_dataset
     from sb3_pgr.pgrsac import PGRSAC
     from sb3_pgr.redq import REDQ
     from sb3_pgr.td3_bc import TD3BC
 
 
 __all__ = [
+    "BC",
+    "IQL",
     "PGRSAC",
     "REDQ",
     "TD3BC",
@@ -36,6 +41,7 @@ __all__ = [
     "GenerativeReplayBuffer",
     "GenerativeReplayCallback",
     "MixtureReplayBuffer",
+    "OfflineDataset",
     "PrioritizedReplayBuffer",
     "PrioritizedReplayCallback",
     "Relevance",
@@ -44,9 +50,14 @@ __all__ = [
     "TensorRolloutBuffer",
     "TransitionGenerator",
     "__version__",
+    "load_dataset",
 ]
 
 _WHERE = {
+    "BC": "sb3_pgr.bc",
+    "IQL": "sb3_pgr.iql",
+    "OfflineDataset": "sb3_pgr.offline",
+    "load_dataset": "sb3_pgr.offline",
     "PGRSAC": "sb3_pgr.pgrsac",
     "REDQ": "sb3_pgr.redq",
     "TD3BC": "sb3_pgr.td3_bc",

@@ -11,14 +11,15 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr import TD3BC
+from sb3_pgr import BC, IQL, TD3BC
 from sb3_pgr.common.callbacks import ResumableCheckpoint
 from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.offline import DatasetError, load_dataset
 
-ALGORITHMS = [TD3BC]
+VALUE_BASED = [TD3BC, IQL]
 SMALL = dict(batch_size=32, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
-every = pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.__name__)
+every = pytest.mark.parametrize("algorithm", [*VALUE_BASED, BC], ids=lambda algorithm: algorithm.__name__)
+value_based = pytest.mark.parametrize("algorithm", VALUE_BASED, ids=lambda algorithm: algorithm.__name__)
 
 
 def pendulum(n=600, seed=0):
@@ -59,7 +60,7 @@ def test_learns_without_an_environment(algorithm, data, tmp_path):
 @every
 def test_predict_takes_raw_observations(algorithm, data):
     """Statistics are the policy's; actions are in units of the environment's space."""
-    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, **SMALL).learn(40)
+    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, normalize_observations=True, **SMALL).learn(40)
     extractor = model.policy.features_extractor
     np.testing.assert_allclose(extractor.mean, data["observations"].mean(0), atol=1e-4)
     np.testing.assert_allclose(extractor.scale, data["observations"].std(0) + 1e-3, rtol=1e-4)
@@ -76,12 +77,14 @@ def test_predict_takes_raw_observations(algorithm, data):
 @every
 def test_save_and_load(algorithm, data, tmp_path):
     """The dataset is not in the file; what it said of observations and rewards is."""
-    model = algorithm("MlpPolicy", dataset=data, reward_transform="return_range", **SMALL).learn(60)
+    rewards = {} if algorithm is BC else dict(reward_transform="return_range")
+    model = algorithm("MlpPolicy", dataset=data, **rewards, **SMALL).learn(60)
     model.save(tmp_path / "model.zip")
     assert (tmp_path / "model.zip").stat().st_size < 300_000
     loaded = algorithm.load(tmp_path / "model.zip")
     assert th.equal(weights(model), weights(loaded)) and loaded.dataset is None
-    assert loaded.reward_scale == model.reward_scale != 1 and loaded.dataset_fingerprint == model.dataset_fingerprint
+    assert loaded.reward_scale == model.reward_scale and loaded.dataset_fingerprint == model.dataset_fingerprint
+    assert (model.reward_scale == 1) == (algorithm is BC)
     np.testing.assert_array_equal(*(m.predict(data["observations"][:5], deterministic=True)[0] for m in (model, loaded)))
     loaded.set_dataset(data)
     loaded.learn(20)
@@ -109,7 +112,7 @@ def test_resume_is_exact(algorithm, data, tmp_path, normalize):
     assert th.equal(weights(whole), weights(resumed)) and not th.equal(weights(whole), weights(cut))
 
 
-@every
+@value_based
 def test_goes_on_online(algorithm, data):
     """Half of a batch is live experience, whose rewards go through the dataset's map."""
     model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, reward_transform=(0.5, 1.0), **SMALL).learn(40)
@@ -127,7 +130,7 @@ def test_goes_on_online(algorithm, data):
     np.testing.assert_allclose(stored, 0.5 * data["rewards"] + 1, rtol=1e-5, atol=1e-5)
 
 
-@every
+@value_based
 def test_online_from_scratch(algorithm):
     algorithm("MlpPolicy", "Pendulum-v1", learning_starts=40, **SMALL).learn(80)
 
@@ -162,21 +165,60 @@ def test_time_limits_are_no_terminations(algorithm, data):
 @every
 def test_refusals(algorithm, data):
     for kwargs, error, message in (
-        (dict(), ValueError, "needs a dataset, or an environment"),
+        (dict(), ValueError, "needs a dataset"),
         (dict(dataset=data, env="CartPole-v1"), DatasetError, "do not fit"),
         (dict(dataset=data, batch_size=0), ValueError, "batch_size=0"),
-        (dict(dataset=data, online_share=1.5), ValueError, "online_share=1.5"),
-        (dict(dataset=data, reward_transform="big"), ValueError, "reward_transform='big'"),
-        (dict(dataset=data | {"rewards": np.zeros(600)}, reward_transform="return_range"), DatasetError, "the same return"),
-        (dict(env=VecNormalize(make_vec_env("Pendulum-v1", 1))), ValueError, "take VecNormalize away"),
+        (dict(dataset=data, env=VecNormalize(make_vec_env("Pendulum-v1", 1))), ValueError, "take VecNormalize away"),
     ):
         with pytest.raises(error, match=message):
             algorithm("MlpPolicy", **(SMALL | kwargs))
     model = algorithm("MlpPolicy", dataset=data, **SMALL)
     with pytest.raises(DatasetError, match="do not fit"):
         model.set_dataset(data | {name: np.zeros((600, 4)) for name in ("observations", "next_observations")})
-    with pytest.raises(ValueError, match="give the environment when the model is built"):
+    with pytest.raises(ValueError, match=r"give the environment when the model is built|datasets alone"):
         model.set_env(make_vec_env("MountainCarContinuous-v0", 1))
+
+
+@value_based
+def test_refusals_of_value_based_ones(algorithm, data):
+    for kwargs, error, message in (
+        (dict(dataset=data, online_share=1.5), ValueError, "online_share=1.5"),
+        (dict(dataset=data, reward_transform="big"), ValueError, "reward_transform='big'"),
+        (dict(dataset=data | {"rewards": np.zeros(600)}, reward_transform="return_range"), DatasetError, "the same return"),
+    ):
+        with pytest.raises(error, match=message):
+            algorithm("MlpPolicy", **(SMALL | kwargs))
+
+
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_bc_imitates(gaussian):
+    """Actions that are a function of the observation are learned."""
+    random = np.random.default_rng(0)
+    obs = random.normal(size=(500, 2))
+    data = {
+        "observations": obs,
+        "next_observations": obs,
+        "actions": np.tanh(obs[:, :1]),
+        "rewards": np.zeros(500),
+        "terminals": np.ones(500),
+    }
+    kwargs = dict(net_arch=[32], gaussian=gaussian)
+    model = BC("MlpPolicy", dataset=data, learning_rate=3e-3, policy_kwargs=kwargs, seed=0).learn(800)
+    assert np.abs(model.predict(obs.astype(np.float32), deterministic=True)[0] - np.tanh(obs[:, :1])).mean() < 0.1
+    drawn = model.predict(obs[:50].astype(np.float32), deterministic=False)[0]
+    again = model.predict(obs[:50].astype(np.float32), deterministic=False)[0]
+    assert np.array_equal(drawn, again) != gaussian
+
+
+def test_bc_of_the_best_episodes(data):
+    model = BC("MlpPolicy", dataset=data, best_fraction=0.34, **SMALL)
+    whole = load_dataset(data)
+    best = int(whole.episode_returns.argmax())
+    kept = model.replay_buffer.sources["dataset"]
+    assert kept.size() == whole.episode_lengths[best]
+    np.testing.assert_allclose(kept.rewards[: kept.size(), 0].sum(), whole.episode_returns[best], rtol=1e-4)
+    with pytest.raises(ValueError, match="best_fraction=0 must be above 0"):
+        BC("MlpPolicy", dataset=data, best_fraction=0, **SMALL)
 
 
 @every

@@ -88,29 +88,29 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         policy: str | type[BasePolicy],
         env: GymEnv | str | None,
         dataset: Any,
-        learning_rate: float | Schedule,
-        batch_size: int,
-        tau: float,
-        gamma: float,
-        normalize_observations: bool,
-        reward_transform: str | tuple[float, float],
-        block_size: int,
-        online_share: float,
-        buffer_size: int,
-        learning_starts: int,
-        train_freq: int | tuple[int, str],
-        gradient_steps: int,
-        action_noise: ActionNoise | None,
-        compile: bool,
-        precision: str,
-        policy_kwargs: dict[str, Any] | None,
-        stats_window_size: int,
-        tensorboard_log: str | None,
-        verbose: int,
-        seed: int | None,
-        device: th.device | str,
-        supported_action_spaces: tuple[type[spaces.Space], ...],
-        _init_setup_model: bool,
+        learning_rate: float | Schedule = 3e-4,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        normalize_observations: bool = True,
+        reward_transform: str | tuple[float, float] = "none",
+        block_size: int = 20,
+        online_share: float = 0.5,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 0,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        compile: bool = False,
+        precision: str = "fp32",
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        supported_action_spaces: tuple[type[spaces.Space], ...] = (spaces.Box,),
+        _init_setup_model: bool = True,
     ):
         if block_size < 1 or batch_size < 1:
             raise ValueError(f"block_size={block_size} and batch_size={batch_size} must be at least 1.")
@@ -177,6 +177,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             dataset = {name: getattr(dataset, name) for name in names}
         return load_dataset(dataset, env.observation_space, env.action_space)
 
+    def _prepared(self, dataset: OfflineDataset) -> OfflineDataset:
+        """The part of a dataset that is learned from."""
+        return dataset
+
     def _setup_model(self) -> None:
         super()._setup_model()
         self._engine = UpdateEngine(self.device, self.compile, self.precision)
@@ -187,7 +191,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
         :raises DatasetError: if it does not fit the model's spaces
         """
-        dataset = self._checked(dataset, SpacesOnly(self.observation_space, self.action_space))
+        dataset = self._prepared(self._checked(dataset, SpacesOnly(self.observation_space, self.action_space)))
         self.dataset, self.dataset_fingerprint, self.online = dataset, dataset.fingerprint, False
         self.reward_scale, self.reward_shift = reward_map(self.reward_transform, dataset)
         if self.normalize_observations:
