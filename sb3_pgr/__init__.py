@@ -12,6 +12,7 @@ from sb3_pgr.version import __version__
 
 if TYPE_CHECKING:
     from sb3_pgr.bc import BC
+    from sb3_pgr.bcq import BCQ
     from sb3_pgr.buffers import (
         EpisodeStats,
         EpisodeStatsCallback,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BC",
+    "BCQ",
     "IQL",
     "PGRSAC",
     "REDQ",
@@ -55,6 +57,7 @@ __all__ = [
 
 _WHERE = {
     "BC": "sb3_pgr.bc",
+    "BCQ": "sb3_pgr.bcq",
     "IQL": "sb3_pgr.iql",
     "OfflineDataset": "sb3_pgr.offline",
     "load_dataset": "sb3_pgr.offline",

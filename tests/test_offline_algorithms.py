@@ -11,13 +11,21 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr import BC, IQL, TD3BC
+from sb3_pgr import BC, BCQ, IQL, TD3BC
 from sb3_pgr.common.callbacks import ResumableCheckpoint
 from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.offline import DatasetError, load_dataset
 
-VALUE_BASED = [TD3BC, IQL]
+VALUE_BASED = [TD3BC, IQL, BCQ]
 SMALL = dict(batch_size=32, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
+TINY_VAE = dict(net_arch=[16], vae_arch=[16], n_eval_samples=20)
+
+
+@pytest.fixture
+def small(algorithm):
+    return SMALL | (dict(policy_kwargs=TINY_VAE) if algorithm is BCQ else {})
+
+
 every = pytest.mark.parametrize("algorithm", [*VALUE_BASED, BC], ids=lambda algorithm: algorithm.__name__)
 value_based = pytest.mark.parametrize("algorithm", VALUE_BASED, ids=lambda algorithm: algorithm.__name__)
 
@@ -46,8 +54,8 @@ def weights(model):
 
 
 @every
-def test_learns_without_an_environment(algorithm, data, tmp_path):
-    model = algorithm("MlpPolicy", dataset=data, **SMALL)
+def test_learns_without_an_environment(algorithm, data, tmp_path, small):
+    model = algorithm("MlpPolicy", dataset=data, **small)
     before = weights(model)
     model.learn(105, CheckpointCallback(50, str(tmp_path)))
     assert (model.num_timesteps, model._n_updates) == (105, 105)  # one timestep is one gradient step
@@ -58,9 +66,9 @@ def test_learns_without_an_environment(algorithm, data, tmp_path):
 
 
 @every
-def test_predict_takes_raw_observations(algorithm, data):
+def test_predict_takes_raw_observations(algorithm, data, small):
     """Statistics are the policy's; actions are in units of the environment's space."""
-    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, normalize_observations=True, **SMALL).learn(40)
+    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, normalize_observations=True, **small).learn(40)
     extractor = model.policy.features_extractor
     np.testing.assert_allclose(extractor.mean, data["observations"].mean(0), atol=1e-4)
     np.testing.assert_allclose(extractor.scale, data["observations"].std(0) + 1e-3, rtol=1e-4)
@@ -75,10 +83,10 @@ def test_predict_takes_raw_observations(algorithm, data):
 
 
 @every
-def test_save_and_load(algorithm, data, tmp_path):
+def test_save_and_load(algorithm, data, tmp_path, small):
     """The dataset is not in the file; what it said of observations and rewards is."""
     rewards = {} if algorithm is BC else dict(reward_transform="return_range")
-    model = algorithm("MlpPolicy", dataset=data, **rewards, **SMALL).learn(60)
+    model = algorithm("MlpPolicy", dataset=data, **rewards, **small).learn(60)
     model.save(tmp_path / "model.zip")
     assert (tmp_path / "model.zip").stat().st_size < 300_000
     loaded = algorithm.load(tmp_path / "model.zip")
@@ -92,8 +100,8 @@ def test_save_and_load(algorithm, data, tmp_path):
 
 @every
 @pytest.mark.parametrize("normalize", [True, False])
-def test_resume_is_exact(algorithm, data, tmp_path, normalize):
-    settings = SMALL | dict(normalize_observations=normalize, block_size=10)
+def test_resume_is_exact(algorithm, data, tmp_path, normalize, small):
+    settings = small | dict(normalize_observations=normalize, block_size=10)
 
     class Stop(BaseCallback):
         def _on_step(self):
@@ -113,9 +121,9 @@ def test_resume_is_exact(algorithm, data, tmp_path, normalize):
 
 
 @value_based
-def test_goes_on_online(algorithm, data):
+def test_goes_on_online(algorithm, data, small):
     """Half of a batch is live experience, whose rewards go through the dataset's map."""
-    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, reward_transform=(0.5, 1.0), **SMALL).learn(40)
+    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, reward_transform=(0.5, 1.0), **small).learn(40)
     model.action_noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
     env = make_vec_env("Pendulum-v1", 2, seed=0)
     model.set_env(env)
@@ -131,17 +139,17 @@ def test_goes_on_online(algorithm, data):
 
 
 @value_based
-def test_online_from_scratch(algorithm):
-    algorithm("MlpPolicy", "Pendulum-v1", learning_starts=40, **SMALL).learn(80)
+def test_online_from_scratch(algorithm, small):
+    algorithm("MlpPolicy", "Pendulum-v1", learning_starts=40, **small).learn(80)
 
 
 @every
-def test_dict_observations(algorithm, data):
+def test_dict_observations(algorithm, data, small):
     split = dict(data)
     for name in ("observations", "next_observations"):
         split[name] = {"angle": data[name][:, :2], "speed": data[name][:, 2:]}
-    model = algorithm("MultiInputPolicy", dataset=split, **SMALL).learn(20)
-    one = algorithm("MlpPolicy", dataset=data, **SMALL).learn(20)
+    model = algorithm("MultiInputPolicy", dataset=split, **small).learn(20)
+    one = algorithm("MlpPolicy", dataset=data, **small).learn(20)
     batch = {"angle": data["observations"][:4, :2], "speed": data["observations"][:4, 2:]}
     np.testing.assert_allclose(
         model.predict(batch, deterministic=True)[0], one.predict(data["observations"][:4], deterministic=True)[0], atol=1e-5
@@ -149,21 +157,21 @@ def test_dict_observations(algorithm, data):
 
 
 @every
-def test_evaluation_in_an_environment(algorithm, data, tmp_path):
+def test_evaluation_in_an_environment(algorithm, data, tmp_path, small):
     evaluate = EvalCallback(make_vec_env("Pendulum-v1", 1), n_eval_episodes=1, eval_freq=40, log_path=str(tmp_path), verbose=0)
-    algorithm("MlpPolicy", "Pendulum-v1", dataset=data, **SMALL).learn(80, evaluate)
+    algorithm("MlpPolicy", "Pendulum-v1", dataset=data, **small).learn(80, evaluate)
     assert np.load(tmp_path / "evaluations.npz")["timesteps"].tolist() == [40, 80]
 
 
 @every
-def test_time_limits_are_no_terminations(algorithm, data):
-    model = algorithm("MlpPolicy", dataset=data, **SMALL)
+def test_time_limits_are_no_terminations(algorithm, data, small):
+    model = algorithm("MlpPolicy", dataset=data, **small)
     rows = model.replay_buffer.sources["dataset"].rows(th.arange(len(data["rewards"])))
     assert data["timeouts"].sum() == 3 and rows.dones.sum() == 0
 
 
 @every
-def test_refusals(algorithm, data):
+def test_refusals(algorithm, data, small):
     for kwargs, error, message in (
         (dict(), ValueError, "needs a dataset"),
         (dict(dataset=data, env="CartPole-v1"), DatasetError, "do not fit"),
@@ -171,8 +179,8 @@ def test_refusals(algorithm, data):
         (dict(dataset=data, env=VecNormalize(make_vec_env("Pendulum-v1", 1))), ValueError, "take VecNormalize away"),
     ):
         with pytest.raises(error, match=message):
-            algorithm("MlpPolicy", **(SMALL | kwargs))
-    model = algorithm("MlpPolicy", dataset=data, **SMALL)
+            algorithm("MlpPolicy", **(small | kwargs))
+    model = algorithm("MlpPolicy", dataset=data, **small)
     with pytest.raises(DatasetError, match="do not fit"):
         model.set_dataset(data | {name: np.zeros((600, 4)) for name in ("observations", "next_observations")})
     with pytest.raises(ValueError, match=r"give the environment when the model is built|datasets alone"):
@@ -180,14 +188,14 @@ def test_refusals(algorithm, data):
 
 
 @value_based
-def test_refusals_of_value_based_ones(algorithm, data):
+def test_refusals_of_value_based_ones(algorithm, data, small):
     for kwargs, error, message in (
         (dict(dataset=data, online_share=1.5), ValueError, "online_share=1.5"),
         (dict(dataset=data, reward_transform="big"), ValueError, "reward_transform='big'"),
         (dict(dataset=data | {"rewards": np.zeros(600)}, reward_transform="return_range"), DatasetError, "the same return"),
     ):
         with pytest.raises(error, match=message):
-            algorithm("MlpPolicy", **(SMALL | kwargs))
+            algorithm("MlpPolicy", **(small | kwargs))
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
@@ -222,7 +230,7 @@ def test_bc_of_the_best_episodes(data):
 
 
 @every
-def test_the_same_dataset_in_any_form(algorithm, data):
-    first = algorithm("MlpPolicy", dataset=data, **SMALL).learn(30)
-    second = algorithm("MlpPolicy", dataset=load_dataset(data), **SMALL).learn(30)
+def test_the_same_dataset_in_any_form(algorithm, data, small):
+    first = algorithm("MlpPolicy", dataset=data, **small).learn(30)
+    second = algorithm("MlpPolicy", dataset=load_dataset(data), **small).learn(30)
     assert th.equal(weights(first), weights(second)) and first.dataset_fingerprint == second.dataset_fingerprint

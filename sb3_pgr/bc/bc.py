@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_pgr.bc.policies import BCPolicy
-from sb3_pgr.common.engine import Block
+from sb3_pgr.common.engine import Block, optimizer_step
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.policies import GaussianActor
@@ -98,9 +98,7 @@ class BC(OfflineAlgorithm):
 
     def _update(self, batch: Block, flag: bool) -> dict[str, th.Tensor]:
         loss = self._compute_loss(batch)
-        self.policy.actor.optimizer.zero_grad()
-        loss.backward()
-        self.policy.actor.optimizer.step()
+        optimizer_step(self.policy.actor.optimizer, loss)
         return {"bc_loss": loss.detach()}
 
     def _loss(self, batch: Block) -> th.Tensor:

@@ -114,6 +114,13 @@ class _CapturedBlock:
         return self._metrics
 
 
+def optimizer_step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
+    """One step down the gradient of a loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 def set_capturable(optimizers: Sequence[th.optim.Optimizer], capturable: bool) -> None:
     """
     Let a CUDA graph contain these optimisers (step counts on the device, learning rate as a tensor), or undo it in a

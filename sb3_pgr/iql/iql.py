@@ -10,7 +10,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_pgr.common.engine import Block
+from sb3_pgr.common.engine import Block, optimizer_step
 from sb3_pgr.iql.policies import IQLPolicy
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 
@@ -133,11 +133,11 @@ class IQL(OfflineAlgorithm):
         with th.no_grad():
             batch["q_data"] = policy.critic_target.q_values(batch["observations"], batch["actions"]).amin(0)
         value_loss, value = self._compute_value_loss(batch)
-        _step(policy.value.optimizer, value_loss)
+        optimizer_step(policy.value.optimizer, value_loss)
         actor_loss, weight, clipped = self._compute_actor_loss(batch)
-        _step(policy.actor.optimizer, actor_loss)
+        optimizer_step(policy.actor.optimizer, actor_loss)
         critic_loss, q_mean, q_max = self._compute_critic_loss(batch)
-        _step(policy.critic.optimizer, critic_loss)
+        optimizer_step(policy.critic.optimizer, critic_loss)
         with th.no_grad():
             th._foreach_lerp_(self._targets, self._followed, self.tau)
         return {
@@ -191,9 +191,3 @@ class IQL(OfflineAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", *(f"policy.{name}.optimizer" for name in self._optimizers())], []
-
-
-def _step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_pgr.common.engine import Block
+from sb3_pgr.common.engine import Block, optimizer_step
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 from sb3_pgr.td3_bc.policies import TD3BCPolicy
 
@@ -123,16 +123,12 @@ class TD3BC(OfflineAlgorithm):
     def _update(self, batch: Block, flag: bool) -> dict[str, th.Tensor]:
         policy = self.policy
         critic_loss, q_mean, q_max = self._compute_critic_loss(batch)
-        policy.critic.optimizer.zero_grad()
-        critic_loss.backward()
-        policy.critic.optimizer.step()
+        optimizer_step(policy.critic.optimizer, critic_loss)
         metrics = {"critic_loss": critic_loss.detach(), "q_mean": q_mean, "q_max": q_max}
         if flag:
             policy.critic.requires_grad_(False)
             actor_loss, bc_loss, weight = self._compute_actor_loss(batch)
-            policy.actor.optimizer.zero_grad()
-            actor_loss.backward()
-            policy.actor.optimizer.step()
+            optimizer_step(policy.actor.optimizer, actor_loss)
             policy.critic.requires_grad_(True)
             with th.no_grad():
                 th._foreach_lerp_(self._targets, self._followed, self.tau)
