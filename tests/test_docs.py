@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-BLOCKS = {page: re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL) for page in ("buffers.md", "pgr.md")}
+PAGES = ("buffers.md", "pgr.md", "offline.md")
+BLOCKS = {page: re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL) for page in PAGES}
 SETTING = """
 import gymnasium as gym
 from stable_baselines3 import SAC
@@ -15,11 +16,13 @@ from sb3_pgr import GenerativeReplayBuffer, TensorReplayBuffer
 env = make_vec_env("Pendulum-v1")
 model = SAC("MlpPolicy", env, learning_starts=10, replay_buffer_class=TensorReplayBuffer)
 demonstrations = model.learn(20).replay_buffer
+from sb3_pgr.offline.readers import load_dataset, save_npz
+save_npz(load_dataset(SAC("MlpPolicy", env, learning_starts=1_000).learn(450).replay_buffer), "data.npz")
 """
 
 
 def shortened(block: str) -> str:
-    block = block.replace("learn(100_000", "learn(30").replace('"HalfCheetah-v5"', '"Pendulum-v1"')
+    block = block.replace("learn(100_000", "learn(30").replace("learn(5_000", "learn(30").replace('"HalfCheetah-v5"', '"Pendulum-v1"')
     return re.sub(r"buffer_size=\d+_\d+", "buffer_size=100", block)
 
 
