@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TensorReplayBuffer,
         TensorRolloutBuffer,
     )
+    from sb3_pgr.cql import CQL
     from sb3_pgr.generative import GenerativeReplayBuffer, GenerativeReplayCallback, Relevance, TransitionGenerator
     from sb3_pgr.iql import IQL
     from sb3_pgr.offline import OfflineDataset, load_dataset
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BC",
     "BCQ",
+    "CQL",
     "IQL",
     "PGRSAC",
     "REDQ",
@@ -58,6 +60,7 @@ __all__ = [
 _WHERE = {
     "BC": "sb3_pgr.bc",
     "BCQ": "sb3_pgr.bcq",
+    "CQL": "sb3_pgr.cql",
     "IQL": "sb3_pgr.iql",
     "OfflineDataset": "sb3_pgr.offline",
     "load_dataset": "sb3_pgr.offline",

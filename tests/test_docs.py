@@ -22,7 +22,11 @@ save_npz(load_dataset(SAC("MlpPolicy", env, learning_starts=1_000).learn(450).re
 
 
 def shortened(block: str) -> str:
-    block = block.replace("learn(100_000", "learn(30").replace("learn(5_000", "learn(30").replace('"HalfCheetah-v5"', '"Pendulum-v1"')
+    block = (
+        block.replace("learn(100_000", "learn(30")
+        .replace("learn(5_000", "learn(30")
+        .replace('"HalfCheetah-v5"', '"Pendulum-v1"')
+    )
     return re.sub(r"buffer_size=\d+_\d+", "buffer_size=100", block)
 
 

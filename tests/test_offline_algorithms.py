@@ -11,12 +11,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr import BC, BCQ, IQL, TD3BC
+from sb3_pgr import BC, BCQ, CQL, IQL, TD3BC
 from sb3_pgr.common.callbacks import ResumableCheckpoint
 from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.offline import DatasetError, load_dataset
 
-VALUE_BASED = [TD3BC, IQL, BCQ]
+VALUE_BASED = [TD3BC, IQL, BCQ, CQL]
 SMALL = dict(batch_size=32, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
 TINY_VAE = dict(net_arch=[16], vae_arch=[16], n_eval_samples=20)
 

@@ -21,3 +21,18 @@ def squashed_gaussian_sample(mean: th.Tensor, log_std: th.Tensor, noise: th.Tens
     log_gaussian = -0.5 * noise.pow(2) - log_std - 0.5 * math.log(2 * math.pi)
     log_det = 2 * (math.log(2) - u - F.softplus(-2 * u))
     return th.tanh(u), (log_gaussian - log_det).sum(-1)
+
+
+def squashed_gaussian_log_prob(mean: th.Tensor, log_std: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """
+    Log density of given actions under the same distribution; actions at the bounds are taken slightly within them.
+
+    :param mean: ``(batch, action_dim)``
+    :param log_std: ``(batch, action_dim)``
+    :param actions: in [-1, 1], ``(batch, action_dim)``
+    :return: ``(batch,)``
+    """
+    actions = actions.clamp(-1 + 1e-5, 1 - 1e-5)
+    z = (actions.atanh() - mean) / log_std.exp()
+    log_prob = -0.5 * z.pow(2) - log_std - 0.5 * math.log(2 * math.pi)
+    return (log_prob - (1 - actions.pow(2)).log()).sum(1)
