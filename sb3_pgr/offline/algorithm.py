@@ -19,35 +19,16 @@ from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_bloc
 from sb3_pgr.common.engine import Block, UpdateEngine, set_learning_rate
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
+from sb3_pgr.offline.spaces_only import SpacesOnly
 from sb3_pgr.offline.transforms import reward_map
 
 DATASET = "dataset"
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
 
-class SpacesOnly(gym.Env):
-    """Stands in for an environment where there is none: it has spaces and does nothing."""
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space):
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        return _zeros(self.observation_space), {}
-
-    def step(self, action: Any) -> Any:
-        raise RuntimeError("There is no environment here, only a dataset; call set_env() to go on online.")
-
-
 def _refuse_vec_normalize(env: Any) -> None:
     if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
         raise ValueError("Observations are standardised in the policy, by the dataset; take VecNormalize away.")
-
-
-def _zeros(space: spaces.Space) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _zeros(part) for key, part in space.items()}
-    return np.zeros(space.shape, space.dtype)
 
 
 class OfflineAlgorithm(OffPolicyAlgorithm):
