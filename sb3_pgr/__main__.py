@@ -10,8 +10,10 @@ VERBS = {
     "record_video": "film a trained agent",
     "plots": "draw learning curves of runs",
     "list_envs": "print the environments",
+    "export": "write a trained policy as one ONNX or TorchScript file",
     "diagnose": "draw what the generator of a run did at each refit",
-    "dataset": "info, check or convert a dataset",
+    "collect": "record a dataset with a trained agent, or with random actions",
+    "dataset": "info, check, convert or mix datasets",
     "upsample": "make a larger dataset of synthetic transitions from a dataset",
 }
 

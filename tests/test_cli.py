@@ -6,23 +6,13 @@ import pickle
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from commands import command, run
 
 SMALL = ["-params", "learning_starts:100", "gradient_steps:1", "n_critics:2", "policy_kwargs:dict(net_arch=[8])"]
-
-
-def command(*arguments, module="sb3_pgr"):
-    return [sys.executable, "-m", module, *map(str, arguments)]
-
-
-def run(*arguments, expect=0, module="sb3_pgr", **kwargs):
-    done = subprocess.run(command(*arguments, module=module), capture_output=True, text=True, **kwargs)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def train(folder, *arguments, steps=300, env="Pendulum-v1", algo="redq", expect=0, params=SMALL):

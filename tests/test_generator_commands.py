@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from commands import run
 
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.zoo import diagnose, upsample
@@ -20,9 +20,7 @@ PGR = [
 
 
 def train(*arguments):
-    command = [sys.executable, "-m", "sb3_pgr", "train", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("train", *arguments)
 
 
 def flags(folder, env="InvertedPendulum-v5", steps=320):

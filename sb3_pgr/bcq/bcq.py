@@ -109,7 +109,7 @@ class BCQ(OfflineAlgorithm):
         super()._setup_model()
         self._compute_vae_loss = self._engine.wrap(self._vae_loss)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
-        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
+        self._compute_actor_loss = self._engine.wrap(self._actor_loss, compile_on_cpu=self.policy.layer_norm)
         policy = self.policy
         self._followed: list[th.Tensor] = [*policy.critic.parameters(), *policy.actor.parameters()]
         self._targets: list[th.Tensor] = [*policy.critic_target.parameters(), *policy.actor_target.parameters()]
@@ -177,7 +177,7 @@ class BCQ(OfflineAlgorithm):
             features = policy.features(batch["observations"])
             decoded = policy.vae.decode(features, batch["latents"])
         actions = policy.actor(features, decoded)
-        return -policy.critic.q_values(batch["observations"], actions)[0].mean()
+        return -policy.critic.q_values(batch["observations"], actions, slice(1)).mean()
 
     def learn(
         self: SelfBCQ,

@@ -136,13 +136,12 @@ class BCQPolicy(OfflinePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         features = self.features(observation)
-        n, k = len(features), self.n_eval_samples
+        n, k = features.shape[0], self.n_eval_samples  # a tracer makes a constant of len()
         latents = self.eval_latents.expand(n, -1, -1) if deterministic else self.draw_latents(n, k)
         repeated = features[:, None].expand(-1, k, -1)
         actions = self.actor(repeated, self.vae.decode(repeated, latents))
-        first = th.zeros(1, dtype=th.long, device=features.device)
         joined = th.cat([repeated, actions], -1).flatten(0, 1)
-        values = self.critic.ensemble(joined, first).view(n, k)
+        values = self.critic.ensemble(joined, slice(1)).view(n, k)
         return actions[th.arange(n, device=features.device), values.argmax(1)]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_pgr.common.ensembles import Members
+
 
 class EnsembleCritic(BaseModel):
     """
@@ -39,11 +41,11 @@ class EnsembleCritic(BaseModel):
         self.ensemble = ensemble
         self.n_critics = n_critics
 
-    def q_values(self, obs: PyTorchObs, actions: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+    def q_values(self, obs: PyTorchObs, actions: th.Tensor, members: Members = None) -> th.Tensor:
         """
         :param obs: observations ``(batch, ...)``
         :param actions: actions in [-1, 1], ``(batch, action_dim)``
-        :param members: indices of the critics to evaluate, all by default
+        :param members: indices or a slice of the critics to evaluate, all by default
         :return: ``(N, batch)``, or ``(len(members), batch)``, in float32 or better
         """
         features = self.extract_features(obs, self.features_extractor)
@@ -55,5 +57,4 @@ class EnsembleCritic(BaseModel):
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """The first critic alone, ``(batch, 1)``."""
-        first = th.zeros(1, dtype=th.long, device=actions.device)
-        return self.q_values(obs, actions, first).squeeze(0).unsqueeze(-1)
+        return self.q_values(obs, actions, slice(1)).squeeze(0).unsqueeze(-1)

@@ -37,14 +37,24 @@ class UpdateEngine:
         if device.type == "cpu":
             keep_freed_memory()
 
-    def wrap(self, loss_fn: F) -> F:
-        """Wrap a pure function of tensors and modules in the engine's precision, compiled if asked for."""
+    def wrap(self, loss_fn: F, compile_on_cpu: bool = True) -> F:
+        """
+        Wrap a pure function of tensors and modules in the engine's precision, compiled if asked for.
+
+        :param loss_fn: the function
+        :param compile_on_cpu: where it does not pay: for the gradient through a plain ReLU network whose weights are constants,
+            the compiler keeps masks in place of activations, and writing those takes longer than it saves
+        """
 
         def wrapped(*args: Any) -> Any:
             with th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16"):
                 return loss_fn(*args)
 
-        return th.compile(wrapped) if self.compile else wrapped  # type: ignore[return-value]
+        if not self.compile or (self.device.type == "cpu" and not compile_on_cpu):
+            return wrapped  # type: ignore[return-value]
+        # Compiled variants are counted by code object, and there may be eight: each function needs one of its own.
+        wrapped.__code__ = wrapped.__code__.replace()
+        return th.compile(wrapped)  # type: ignore[return-value]
 
     def run(self, update: Update, block: Block, flags: Sequence[bool], results: Sequence[str] = ()) -> dict[str, float]:
         """

@@ -5,6 +5,8 @@ import math
 import torch as th
 from torch import nn
 
+Members = th.Tensor | slice | None
+
 
 class EnsembleLinear(nn.Module):
     """
@@ -21,10 +23,10 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(th.empty(n_members, in_features, out_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(th.empty(n_members, 1, out_features).uniform_(-bound, bound))
 
-    def forward(self, x: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+    def forward(self, x: th.Tensor, members: Members = None) -> th.Tensor:
         """
         :param x: ``(batch, in)``, shared by all members, or ``(N, batch, in)``
-        :param members: indices of the members to evaluate, all by default
+        :param members: indices or a slice (which copies no weights) of the members to evaluate, all by default
         :return: ``(N, batch, out)``, or ``(len(members), batch, out)``
         """
         weight, bias = _select(self, members)
@@ -44,7 +46,7 @@ class EnsembleLayerNorm(nn.Module):
         self.weight = nn.Parameter(th.ones(n_members, 1, features))
         self.bias = nn.Parameter(th.zeros(n_members, 1, features))
 
-    def forward(self, x: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+    def forward(self, x: th.Tensor, members: Members = None) -> th.Tensor:
         weight, bias = _select(self, members)
         return nn.functional.layer_norm(x, x.shape[-1:]) * weight + bias
 
@@ -83,7 +85,7 @@ class EnsembleMLP(nn.Module):
             in_features = width
         self.layers.append(EnsembleLinear(n_members, in_features, 1))
 
-    def forward(self, x: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+    def forward(self, x: th.Tensor, members: Members = None) -> th.Tensor:
         """Map ``(batch, in)`` to ``(N, batch, 1)``, or to the rows of ``members`` alone."""
         for layer in self.layers:
             per_member = isinstance(layer, EnsembleLinear | EnsembleLayerNorm)
@@ -109,7 +111,7 @@ class ResidualEnsemble(nn.Module):
         self.norm = EnsembleLayerNorm(n_members, hidden_dim)
         self.head = EnsembleLinear(n_members, hidden_dim, 1)
 
-    def forward(self, x: th.Tensor, members: th.Tensor | None = None) -> th.Tensor:
+    def forward(self, x: th.Tensor, members: Members = None) -> th.Tensor:
         """Map ``(batch, in)`` to ``(N, batch, 1)``, or to the rows of ``members`` alone."""
         x = self.embed(x, members)
         for block in self.blocks:
@@ -124,11 +126,11 @@ class _ResidualBlock(nn.Module):
         self.widen = EnsembleLinear(n_members, hidden_dim, 4 * hidden_dim)
         self.narrow = EnsembleLinear(n_members, 4 * hidden_dim, hidden_dim)
 
-    def forward(self, x: th.Tensor, members: th.Tensor | None) -> th.Tensor:
+    def forward(self, x: th.Tensor, members: Members) -> th.Tensor:
         return x + self.narrow(th.relu(self.widen(self.norm(x, members), members)), members)
 
 
-def _select(layer: EnsembleLinear | EnsembleLayerNorm, members: th.Tensor | None) -> tuple[th.Tensor, th.Tensor]:
+def _select(layer: EnsembleLinear | EnsembleLayerNorm, members: Members) -> tuple[th.Tensor, th.Tensor]:
     if members is None:
         return layer.weight, layer.bias
     return layer.weight[members], layer.bias[members]

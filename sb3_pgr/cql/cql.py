@@ -18,6 +18,7 @@ from sb3_pgr.cql.policies import CQLPolicy
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 
 _NOT_SAVED = ("_compute_actor_loss", "_compute_critic_loss", "_followed", "_targets")
+Normal = tuple[th.Tensor, th.Tensor]  # mean and log deviation before tanh, (batch, action_dim) each
 SelfCQL = TypeVar("SelfCQL", bound="CQL")
 
 
@@ -136,7 +137,7 @@ class CQL(OfflineAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
-        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
+        self._compute_actor_loss = self._engine.wrap(self._actor_loss, compile_on_cpu=self.policy.layer_norm)
         self._followed: list[th.Tensor] = list(self.policy.critic.parameters())
         self._targets: list[th.Tensor] = list(self.policy.critic_target.parameters())
         automatic = self.target_entropy == "auto"
@@ -213,41 +214,36 @@ class CQL(OfflineAlgorithm):
     def _critic_loss(self, batch: Block) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
         """Sum over critics of the mean squared error to the target, and each critic's conservative gap ``(n_critics,)``."""
         policy, obs = self.policy, batch["observations"]
+        with th.no_grad():
+            here = policy.actor.get_action_dist_params(obs)[:2]
+            following = policy.actor.get_action_dist_params(batch["next_observations"])[:2]
         q_values = policy.critic.q_values(obs, batch["actions"])
-        errors = q_values - self._target(batch)
-        gaps = (self._soft_maximum(batch, q_values) - q_values).clamp(*self.clip_gap).mean(1)
+        errors = q_values - self._target(batch, following)
+        gaps = (self._soft_maximum(batch, q_values, here, following) - q_values).clamp(*self.clip_gap).mean(1)
         return errors.pow(2).mean(1).sum(), gaps, q_values.detach().mean(), q_values.detach().abs().amax()
 
     @th.no_grad()
-    def _target(self, batch: Block) -> th.Tensor:
-        actions, log_prob = self._sampled(batch["next_observations"], batch["target_noise"])
+    def _target(self, batch: Block, following: Normal) -> th.Tensor:
+        actions, log_prob = _sampled(following, batch["target_noise"])
         next_q = self._values(self.policy.critic_target, batch["next_observations"], actions).amin(0)
         if self.backup_entropy:
             next_q = next_q - self.log_ent_coef.exp() * log_prob
         return batch["rewards"].squeeze(-1) + self.gamma * (1 - batch["dones"].squeeze(-1)) * next_q.amax(1)
 
-    def _soft_maximum(self, batch: Block, q_data: th.Tensor) -> th.Tensor:
+    def _soft_maximum(self, batch: Block, q_data: th.Tensor, here: Normal, following: Normal) -> th.Tensor:
         """Of the values of all proposed actions in the state itself ``(n_critics, batch)`` (equation 4)."""
-        obs, dim = batch["observations"], batch["actions"].shape[1]
+        dim = batch["actions"].shape[1]
         with th.no_grad():
-            here, here_density = self._sampled(obs, batch["here_noise"])
-            following, next_density = self._sampled(batch["next_observations"], batch["next_noise"])
-        proposed = th.cat([batch["random_actions"], following, here], 1)
-        values = self._values(self.policy.critic, obs, proposed)
+            actions, density = _sampled(here, batch["here_noise"])
+            next_actions, next_density = _sampled(following, batch["next_noise"])
+        proposed = th.cat([batch["random_actions"], next_actions, actions], 1)
+        values = self._values(self.policy.critic, batch["observations"], proposed)
         if self.importance_sampling:
-            random_density = th.full_like(here_density, -dim * math.log(2))
-            values = values - th.cat([random_density, next_density, here_density], 1)
+            random_density = th.full_like(density, -dim * math.log(2))
+            values = values - th.cat([random_density, next_density, density], 1)
         else:
             values = th.cat([values, q_data[..., None]], 2)
         return self.temperature * th.logsumexp(values / self.temperature, 2)
-
-    def _sampled(self, obs: Any, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """Actions ``(batch, n, action_dim)`` of the policy and their log densities ``(batch, n)``."""
-        mean, log_std, _ = self.policy.actor.get_action_dist_params(obs)
-        actions, log_prob = squashed_gaussian_sample(
-            mean[:, None].expand_as(noise).flatten(0, 1), log_std[:, None].expand_as(noise).flatten(0, 1), noise.flatten(0, 1)
-        )
-        return actions.view(noise.shape), log_prob.view(noise.shape[:2])
 
     def _values(self, critic: EnsembleCritic, obs: Any, actions: th.Tensor) -> th.Tensor:
         """Of several actions in each state, ``(n_critics, batch, n)``."""
@@ -272,3 +268,10 @@ class CQL(OfflineAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         optimizers = ["policy.actor.optimizer", "policy.critic.optimizer", "ent_coef_optimizer", "multiplier_optimizer"]
         return ["policy", *optimizers], ["log_ent_coef", "log_multiplier"]
+
+
+def _sampled(distribution: Normal, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """Actions ``(batch, n, action_dim)`` of the policy and their log densities ``(batch, n)``."""
+    mean, log_std = (part[:, None].expand_as(noise).flatten(0, 1) for part in distribution)
+    actions, log_prob = squashed_gaussian_sample(mean, log_std, noise.flatten(0, 1))
+    return actions.view(noise.shape), log_prob.view(noise.shape[:2])

@@ -14,7 +14,7 @@ from sb3_pgr.common.engine import Block, optimizer_step
 from sb3_pgr.iql.policies import IQLPolicy
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 
-_NOT_SAVED = ("_compute_value_loss", "_compute_actor_loss", "_compute_critic_loss", "_followed", "_targets")
+_NOT_SAVED = ("_compute_value_loss", "_compute_losses", "_followed", "_targets")
 SelfIQL = TypeVar("SelfIQL", bound="IQL")
 
 
@@ -114,8 +114,7 @@ class IQL(OfflineAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self._compute_value_loss = self._engine.wrap(self._value_loss)
-        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
-        self._compute_critic_loss = self._engine.wrap(self._critic_loss)
+        self._compute_losses = self._engine.wrap(self._losses)
         self._followed: list[th.Tensor] = list(self.policy.critic.parameters())
         self._targets: list[th.Tensor] = list(self.policy.critic_target.parameters())
 
@@ -130,50 +129,50 @@ class IQL(OfflineAlgorithm):
 
     def _update(self, batch: Block, flag: bool) -> dict[str, th.Tensor]:
         policy = self.policy
-        with th.no_grad():
-            batch["q_data"] = policy.critic_target.q_values(batch["observations"], batch["actions"]).amin(0)
-        value_loss, value = self._compute_value_loss(batch)
+        value_loss, batch["q_data"] = self._compute_value_loss(batch)
         optimizer_step(policy.value.optimizer, value_loss)
-        actor_loss, weight, clipped = self._compute_actor_loss(batch)
-        optimizer_step(policy.actor.optimizer, actor_loss)
-        critic_loss, q_mean, q_max = self._compute_critic_loss(batch)
-        optimizer_step(policy.critic.optimizer, critic_loss)
+        # Actor and critics share no weights, and both look at the new value: one backward pass serves them.
+        actor_loss, critic_loss, metrics = self._compute_losses(batch)
+        policy.actor.optimizer.zero_grad()
+        policy.critic.optimizer.zero_grad()
+        (actor_loss + critic_loss).backward()
+        policy.actor.optimizer.step()
+        policy.critic.optimizer.step()
         with th.no_grad():
             th._foreach_lerp_(self._targets, self._followed, self.tau)
-        return {
-            "value_loss": value_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-            "critic_loss": critic_loss.detach(),
-            "value": value,
-            "q_mean": q_mean,
-            "q_max": q_max,
-            "weight": weight,
-            "clipped_weights": clipped,
-        }
+        losses = {"value_loss": value_loss, "actor_loss": actor_loss, "critic_loss": critic_loss}
+        return {name: loss.detach() for name, loss in losses.items()} | metrics
 
     def _value_loss(self, batch: Block) -> tuple[th.Tensor, th.Tensor]:
-        """Expectile regression of the smallest target value of the dataset's action (equation 5)."""
-        value = self.policy.value(batch["observations"])
-        gap = batch["q_data"] - value
-        weight = th.where(gap > 0, self.expectile, 1 - self.expectile)
-        return (weight * gap.pow(2)).mean(), value.detach().mean()
-
-    def _actor_loss(self, batch: Block) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Imitation weighted by ``exp(beta A)``, at most ``max_weight`` (equation 7)."""
+        """Expectile regression of the smallest target value of the dataset's action (equation 5), and that value."""
         with th.no_grad():
-            weight = (self.beta * (batch["q_data"] - self.policy.value(batch["observations"]))).exp()
+            q_data = self.policy.critic_target.q_values(batch["observations"], batch["actions"]).amin(0)
+        gap = q_data - self.policy.value(batch["observations"])
+        weight = th.where(gap > 0, self.expectile, 1 - self.expectile)
+        return (weight * gap.pow(2)).mean(), q_data
+
+    def _losses(self, batch: Block) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """
+        Of the actor, imitation weighted by ``exp(beta A)``, at most ``max_weight`` (equation 7); of the critics, the sum of mean
+        squared errors to the value of the next state (equation 6).
+        """
+        policy, obs = self.policy, batch["observations"]
+        with th.no_grad():
+            value, next_value = policy.value(obs), policy.value(batch["next_observations"])
+            weight = (self.beta * (batch["q_data"] - value)).exp()
             clipped = (weight > self.max_weight).float().mean()
             weight = weight.clamp(max=self.max_weight)
-        log_prob = self.policy.actor.log_prob(batch["observations"], batch["actions"])
-        return -(weight * log_prob).mean(), weight.mean(), clipped
-
-    def _critic_loss(self, batch: Block) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Sum over critics of the mean squared error to the value of the next state (equation 6)."""
-        with th.no_grad():
-            next_value = self.policy.value(batch["next_observations"])
             target = batch["rewards"].squeeze(-1) + self.gamma * (1 - batch["dones"].squeeze(-1)) * next_value
-        q_values = self.policy.critic.q_values(batch["observations"], batch["actions"])
-        return (q_values - target).pow(2).mean(1).sum(), q_values.detach().mean(), q_values.detach().abs().amax()
+        log_prob = policy.actor.log_prob(obs, batch["actions"])
+        q_values = policy.critic.q_values(obs, batch["actions"])
+        metrics = {
+            "value": value.mean(),
+            "q_mean": q_values.detach().mean(),
+            "q_max": q_values.detach().abs().amax(),
+            "weight": weight.mean(),
+            "clipped_weights": clipped,
+        }
+        return -(weight * log_prob).mean(), (q_values - target).pow(2).mean(1).sum(), metrics
 
     def learn(
         self: SelfIQL,

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
 from sb3_pgr.common.engine import Block, UpdateEngine, set_learning_rate
+from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.offline.spaces_only import SpacesOnly
@@ -154,8 +155,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if env is None:
             return load_dataset(dataset)
         if isinstance(dataset, OfflineDataset):  # it has spaces of its own, which may be guesses
-            names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
-            dataset = {name: getattr(dataset, name) for name in names}
+            return with_spaces(dataset, env.observation_space, env.action_space)
         return load_dataset(dataset, env.observation_space, env.action_space)
 
     def _prepared(self, dataset: OfflineDataset) -> OfflineDataset:

@@ -1,6 +1,7 @@
 """From arrays of any origin to an ``OfflineDataset``: what does not fit is refused, what can be mended is counted."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,19 @@ def dataset_from_arrays(
     if len(dataset) < 2:
         raise DatasetError(f"{source} has {len(dataset)} usable transition(s) of {n}; at least 2 are needed.")
     return dataset
+
+
+def with_spaces(dataset: OfflineDataset, observation_space: spaces.Space, action_space: spaces.Space) -> OfflineDataset:
+    """
+    The same rows, checked against the spaces of an environment.
+
+    :raises DatasetError: if they do not fit
+    """
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    arrays = {name: getattr(dataset, name) for name in names}
+    known = dataset.source, observation_space, action_space, dataset.env_id, dataset.metadata
+    fitted = dataset_from_arrays(arrays, *known)
+    return replace(fitted, corrections=(*dataset.corrections, *fitted.corrections))
 
 
 def _named(data: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Transitions that were recorded: one form for every source, checked."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -135,6 +135,12 @@ class OfflineDataset:
         order = np.random.default_rng(seed).permutation(n)
         return self.select_episodes(np.sort(order[:count])), self.select_episodes(np.sort(order[count:]))
 
+    def sample_episodes(self, rows: int, seed: int = 0) -> "OfflineDataset":
+        """Whole episodes, drawn at random, until there are at least ``rows`` rows; in the order of the dataset."""
+        order = np.random.default_rng(seed).permutation(len(self.episode_ends))
+        count = int(np.searchsorted(np.cumsum(self.episode_lengths[order]), rows)) + 1
+        return self.select_episodes(np.sort(order[:count]))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all arrays: the same data give the same one, whatever file they were in."""
@@ -150,3 +156,37 @@ class OfflineDataset:
 def take(values: Any, rows: np.ndarray) -> Any:
     """Rows of an array, or of each in a dict."""
     return {key: value[rows] for key, value in values.items()} if isinstance(values, dict) else values[rows]
+
+
+def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDataset:
+    """
+    One after the other; spaces and environment are those of the first, what is known of each goes into ``metadata["parts"]``.
+
+    :raises DatasetError: if shapes or environments differ
+    """
+    first = datasets[0]
+    for other in datasets[1:]:
+        same = (
+            other.observation_space.shape == first.observation_space.shape
+            and other.actions.shape[1:] == first.actions.shape[1:]
+        )
+        if not same or other.env_id != first.env_id:
+            raise DatasetError(
+                f"{other.source} ({other.env_id}, {other.observation_space}) cannot be joined to "
+                f"{first.source} ({first.env_id}, {first.observation_space})."
+            )
+    whole = [part.select_episodes(np.arange(len(part.episode_ends))) for part in datasets]  # marks a last episode's end
+    arrays = {
+        name: join([getattr(part, name) for part in whole])
+        for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    }
+    parts = [{"source": part.source, "rows": len(part), **part.metadata} for part in datasets]
+    metadata = {key: value for key, value in first.metadata.items() if key == "reference"} | {"parts": parts}
+    return replace(first, **arrays, source=source, corrections=(), metadata=metadata)
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """Arrays, or dicts of arrays, one after the other."""
+    if isinstance(parts[0], Mapping):
+        return {key: join([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts)

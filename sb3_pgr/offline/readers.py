@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer
 
 from sb3_pgr.offline.checks import dataset_from_arrays
-from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, join
 
 _META = "sb3_pgr/metadata"
 
@@ -46,6 +46,9 @@ def load_dataset(
         return _from_minari(_open_minari(path))
     if path.is_file():
         arrays, metadata = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
+        if action_space is None and metadata.get("action_bounds") is not None:
+            low, high = np.asarray(metadata["action_bounds"], np.float32)
+            action_space = spaces.Box(low, high)
         return dataset_from_arrays(
             arrays, str(path), observation_space, action_space, metadata.get("env_id"), metadata.get("metadata")
         )
@@ -61,7 +64,10 @@ def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
     for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts"):
         value = getattr(dataset, name)
         arrays |= {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-    meta = json.dumps({"env_id": dataset.env_id, "metadata": dict(dataset.metadata), "fingerprint": dataset.fingerprint})
+    space = dataset.action_space
+    bounds = [space.low.tolist(), space.high.tolist()] if isinstance(space, spaces.Box) else None
+    known = {"env_id": dataset.env_id, "metadata": dict(dataset.metadata), "action_bounds": bounds}
+    meta = json.dumps(known | {"fingerprint": dataset.fingerprint})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
     with open(temporary, "wb") as file:
@@ -164,10 +170,13 @@ def _from_minari(dataset: Any) -> OfflineDataset:
         plain["timeouts"].append(truncations)
     if not plain["rewards"]:
         raise DatasetError(f"Minari dataset {dataset.id} has no episodes.")
-    arrays = {name: _joined(parts) for name, parts in columns.items()}
+    arrays = {name: join(parts) for name, parts in columns.items()}
     arrays |= {name: np.concatenate(parts) for name, parts in plain.items()}
     env_id = None if dataset.env_spec is None else dataset.env_spec.id
-    return dataset_from_arrays(arrays, f"minari:{dataset.id}", dataset.observation_space, dataset.action_space, env_id)
+    references = {name: dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score")}
+    return dataset_from_arrays(
+        arrays, f"minari:{dataset.id}", dataset.observation_space, dataset.action_space, env_id, references
+    )
 
 
 def _cut(observations: Any, rows: slice) -> Any:
@@ -176,12 +185,6 @@ def _cut(observations: Any, rows: slice) -> Any:
     if isinstance(observations, tuple):
         raise DatasetError("Tuple observations are not supported.")
     return np.asarray(observations)[rows]
-
-
-def _joined(parts: list[Any]) -> Any:
-    if isinstance(parts[0], Mapping):
-        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
-    return np.concatenate(parts)
 
 
 def _from_buffer(buffer: Any) -> OfflineDataset:

@@ -106,7 +106,7 @@ class TD3BC(OfflineAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
-        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
+        self._compute_actor_loss = self._engine.wrap(self._actor_loss, compile_on_cpu=self.policy.layer_norm)
         policy = self.policy
         self._followed: list[th.Tensor] = [*policy.actor.mu.parameters(), *policy.critic.parameters()]
         self._targets: list[th.Tensor] = [*policy.actor_target.mu.parameters(), *policy.critic_target.parameters()]
@@ -148,7 +148,7 @@ class TD3BC(OfflineAlgorithm):
     def _actor_loss(self, batch: Block) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """``-lambda Q1(s, pi(s)) + (pi(s) - a)^2`` with ``lambda = alpha / mean |Q1|``, which is a constant (equation 5)."""
         actions = self.policy.actor(batch["observations"])
-        first = self.policy.critic.q_values(batch["observations"], actions)[0]
+        first = self.policy.critic.q_values(batch["observations"], actions, slice(1))[0]
         weight = self.alpha / first.detach().abs().mean()
         imitation = (actions - batch["actions"]).pow(2).mean()
         return imitation - weight * first.mean(), imitation.detach(), weight

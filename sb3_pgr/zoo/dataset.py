@@ -1,4 +1,4 @@
-"""``dataset``: what is in a dataset, whether it is sound, and the same in another format."""
+"""``dataset``: what is in a dataset, whether it is sound, the same in another format, several in one."""
 
 import argparse
 from pathlib import Path
@@ -8,13 +8,13 @@ import numpy as np
 from gymnasium import spaces
 from matplotlib.figure import Figure
 
-from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, concatenate
 from sb3_pgr.offline.readers import load_dataset, save_minari, save_npz
 from sb3_pgr.zoo.errors import UsageError
 
 
 def main() -> None:
-    """Run one of the three verbs."""
+    """Run one of the verbs."""
     parser = argparse.ArgumentParser(prog="sb3-pgr dataset", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, what in (
@@ -28,8 +28,15 @@ def main() -> None:
             sub.add_argument("-o", "--output", type=Path, help="the picture (default: <name>.png beside the file)")
         if verb == "convert":
             sub.add_argument("target", help="path ending in .npz, or an id like name/kind-v0 for Minari")
+    mix = verbs.add_parser("mix", help="join datasets, or a number of rows of each, drawn by whole episodes")
+    mix.add_argument("target", type=Path, help="the npz file to write")
+    mix.add_argument("sources", nargs="+", metavar="FILE[:ROWS]", help="datasets to join")
+    mix.add_argument("--seed", type=int, default=0, help="of the episodes drawn")
     args = parser.parse_args()
     try:
+        if args.verb == "mix":
+            _mix(args.target, args.sources, args.seed)
+            return
         dataset = load_dataset(args.source)
         if args.verb == "info":
             _info(dataset, args.output or _beside(args.source))
@@ -132,6 +139,23 @@ def _convert(dataset: OfflineDataset, target: str) -> None:
         except ValueError as error:
             raise UsageError(f"Minari refuses {target}: {error}") from None
     print(f"{len(dataset):,} rows: {target}")
+
+
+def _mix(target: Path, sources: list[str], seed: int) -> None:
+    if target.suffix != ".npz":
+        raise UsageError(f"{target}: only .npz files are written.")
+    parts, shares = [], []
+    for source in sources:
+        name, _, rows = source.rpartition(":")
+        name, wanted = (name, int(rows)) if name and rows.isdigit() else (source, None)
+        part = load_dataset(name)
+        if wanted is not None and wanted > len(part):
+            raise UsageError(f"{name} has {len(part):,} rows, not {wanted:,}.")
+        parts.append(part if wanted is None else part.sample_episodes(wanted, seed))
+        shares.append(f"{len(parts[-1]):,} rows of {name}")
+    mixture = concatenate(parts, str(target))
+    save_npz(mixture, target)
+    print(f"{len(mixture):,} rows ({', '.join(shares)}): {target}")
 
 
 def draw(dataset: OfflineDataset, path: Path) -> None:

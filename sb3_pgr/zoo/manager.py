@@ -26,8 +26,11 @@ from sb3_pgr.common.checkpoint import why_not_resumable
 from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
 from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.envs.rendering import require_renderer
+from sb3_pgr.offline.algorithm import OfflineAlgorithm
+from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
+from sb3_pgr.zoo.offline import FINAL_ENVS, is_stand_in, report_scores
 from sb3_pgr.zoo.rendering import make_render_env
 from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, require_writable, resume_point, write_run_file
 
@@ -45,6 +48,9 @@ class Extras:
     video_fps: int | None = None
     resume: Path | None = None
     hyperparams: dict[str, Any] | None = None  # of the resumed run
+    dataset: str | None = None
+    loaded: OfflineDataset | None = None  # what is in it
+    final_episodes: int = 100
     argv: list[str] = field(default_factory=list)
 
 
@@ -86,6 +92,8 @@ class Manager(ExperimentManager):
         if self.extras.hyperparams is not None:
             hyperparams = copy.deepcopy(self.extras.hyperparams)
             saved = OrderedDict(sorted(hyperparams.items()))
+        if self.extras.dataset is not None:
+            hyperparams["dataset"] = saved["dataset"] = self.extras.dataset
         check_hyperparams(ALGOS[self.algo], hyperparams, (self.custom_hyperparams or {}).keys(), self.config)
         return hyperparams, copy.deepcopy(saved)
 
@@ -115,6 +123,12 @@ class Manager(ExperimentManager):
             if isinstance(owner, type) and isinstance(hyperparams.get(name), dict):
                 check_keywords(owner, hyperparams[name], name)
         return result
+
+    def _preprocess_action_noise(
+        self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
+    ) -> dict[str, Any]:
+        hyperparams = super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+        return hyperparams if self.extras.loaded is None else hyperparams | {"dataset": self.extras.loaded}
 
     def create_callbacks(self) -> None:
         super().create_callbacks()
@@ -213,6 +227,15 @@ class Manager(ExperimentManager):
             formats.append(TensorBoardOutputFormat(str(Path(self.tensorboard_log) / self.algo / run)))
         return Logger(self.save_path, formats)
 
+    def _report_scores(self, model: BaseAlgorithm) -> None:
+        """Of a run that learned from a dataset; there may be no environment to evaluate in."""
+        if not isinstance(model, OfflineAlgorithm) or model.dataset is None:
+            return
+        env = None
+        if self.extras.final_episodes > 0 and not is_stand_in(self.env_name.gym_id):
+            env = self.create_envs(min(FINAL_ENVS, self.extras.final_episodes), eval_env=True)
+        report_scores(model, self.algo, env, Path(self.save_path), self.extras.final_episodes)
+
     def learn(self, model: BaseAlgorithm) -> None:
         kwargs: dict[str, Any] = {"reset_num_timesteps": self.extras.resume is None}
         if self.log_interval != -1:
@@ -224,6 +247,7 @@ class Manager(ExperimentManager):
             model.learn(self.n_timesteps, callback=self.callbacks, **kwargs)
             if self.extras.checkpoint_freq > 0:
                 self.checkpoint.save()  # so that the run can be extended with --resume RUN -n MORE
+            self._report_scores(model)
         except KeyboardInterrupt:
             self.save_trained_model(model)
             print(f"Interrupted at step {model.num_timesteps}. Continue with: sb3-pgr train --resume {self.save_path}")

@@ -8,8 +8,13 @@ from rl_zoo3 import ALGOS
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_offpolicy_params
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_pgr.bc import BC
+from sb3_pgr.bcq import BCQ
+from sb3_pgr.cql import CQL
+from sb3_pgr.iql import IQL
 from sb3_pgr.pgrsac import PGRSAC
 from sb3_pgr.redq import REDQ
+from sb3_pgr.td3_bc import TD3BC
 from sb3_pgr.zoo.errors import UsageError
 
 
@@ -57,8 +62,12 @@ def convert_pgrsac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "generator": {"sigma_start": sigma_start}}
 
 
+OFFLINE: dict[str, type[BaseAlgorithm]] = {"bc": BC, "bcq": BCQ, "cql": CQL, "iql": IQL, "td3_bc": TD3BC}
+
+
 def register() -> None:
     """Add our algorithms to RL Zoo's tables; safe to call twice."""
+    ALGOS.update(OFFLINE)
     ALGOS["redq"] = REDQ
     HYPERPARAMS_SAMPLER["redq"] = sample_redq_params
     HYPERPARAMS_CONVERTER["redq"] = convert_redq_params

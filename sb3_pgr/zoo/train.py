@@ -11,6 +11,7 @@ from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.zoo.arguments import import_gym_packages, option, values
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
+from sb3_pgr.zoo.offline import environment_of, open_dataset
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import read_run_file
 
@@ -38,6 +39,12 @@ def main() -> None:
         extras.hyperparams, extras.argv = stored["hyperparams"], said
     else:
         extras.argv = sys.argv[1:]
+    if option(argv, "--algo") is None:
+        raise UsageError("Say which algorithm to train: --algo redq.")
+    algorithm = resolve_algorithm(option(argv, "--algo") or "")
+    extras.loaded = open_dataset(algorithm, extras.dataset)
+    if extras.loaded is not None and option(argv, "--env") is None:
+        argv += environment_of(extras.loaded)
     _check(argv)
     Manager.extras = extras
     rl_zoo3.train.ExperimentManager = Manager  # type: ignore[misc]
@@ -50,6 +57,10 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sb3-pgr train", allow_abbrev=False, add_help=False)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder to continue, exactly where its checkpoint is")
+    parser.add_argument(
+        "--dataset", metavar="FILE", help="learn from it, without an environment: npz, HDF5, Minari id or folder"
+    )
+    parser.add_argument("--final-episodes", type=int, default=100, help="episodes of the last evaluation, with --dataset")
     parser.add_argument("--checkpoint-freq", type=int, default=10_000, help="steps between resumable checkpoints; 0 for none")
     parser.add_argument("--keep-checkpoints", type=int, default=3, help="number of checkpoints kept")
     parser.add_argument("--video-freq", type=int, default=0, help="steps between videos; 0 for none")
@@ -62,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
     known, rest = _parser().parse_known_args(argv)
-    for name in ("checkpoint_freq", "video_freq"):
+    for name in ("checkpoint_freq", "video_freq", "final_episodes"):
         if getattr(known, name) < 0:
             raise UsageError(f"--{name.replace('_', '-')} must be 0 or more.")
     for name in ("keep_checkpoints", "video_episodes", "video_width", "video_height"):
@@ -73,10 +84,7 @@ def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
 
 def _check(argv: list[str]) -> None:
     """Say what is wrong with the names before RL Zoo's parser does."""
-    algo, env_id = option(argv, "--algo"), option(argv, "--env")
-    if algo is None:
-        raise UsageError("Say which algorithm to train: --algo redq.")
-    resolve_algorithm(algo)
+    env_id = option(argv, "--env")
     if env_id is None:
         raise UsageError("Say which environment to train on: --env dmc/cheetah-run-v0. `sb3-pgr list-envs` prints them.")
     import_gym_packages(values(argv, "--gym-packages"))

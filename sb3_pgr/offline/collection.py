@@ -1,0 +1,163 @@
+"""Recording transitions of a policy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+
+from sb3_pgr.offline.checks import dataset_from_arrays
+from sb3_pgr.offline.dataset import OfflineDataset
+
+_COLUMNS = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+Row = tuple[Any, ...]
+
+
+def collect(
+    env: VecEnv,
+    model: Any = None,
+    episodes: int | None = None,
+    rows: int | None = None,
+    deterministic: bool = True,
+    action_noise: ActionNoise | None = None,
+    random_action_probability: float = 0.0,
+    seed: int = 0,
+    source: str = "collected",
+    env_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    on_episode: Callable[[int, int, float], None] | None = None,
+) -> OfflineDataset:
+    """
+    Run a policy and keep what happens, in whole episodes.
+
+    Every environment gives the same number of episodes (up to one), so that short ones are not favoured. Observations and
+    rewards are recorded raw, also below ``VecNormalize``. Interrupted by Ctrl-C, it returns the episodes that are finished.
+
+    :param env: one or several environments with a ``Box`` or ``Discrete`` action space
+    :param model: has ``predict``; none for uniformly random actions
+    :param episodes: number of episodes
+    :param rows: instead of ``episodes``: go on until this many transitions are there, and end the running episodes
+    :param deterministic: the policy's best action, or a draw from it
+    :param action_noise: added to actions scaled to [-1, 1], which are then clipped; it draws from numpy's global generator
+    :param random_action_probability: chance of a uniformly random action instead, at every step
+    :param seed: of the environments and of random actions
+    :param source: what the dataset is called
+    :param env_id: environment
+    :param metadata: goes into the dataset
+    :param on_episode: called with finished episodes, finished rows and the return of the last episode
+    :raises ValueError: on contradictory arguments, or if no episode was finished
+    """
+    space = env.action_space
+    if (episodes is None) == (rows is None):
+        raise ValueError("Say how much to collect: either episodes or rows.")
+    if (episodes if rows is None else rows or 0) < 1:  # type: ignore[operator]
+        raise ValueError(f"episodes={episodes}, rows={rows}: at least 1 is needed.")
+    if not 0 <= random_action_probability <= 1:
+        raise ValueError(f"random_action_probability={random_action_probability} must be between 0 and 1.")
+    if action_noise is not None and not isinstance(space, spaces.Box):
+        raise ValueError(f"action_noise is for Box actions, not {space}; random_action_probability works for all.")
+    actor = _Actor(env, model, deterministic, action_noise, random_action_probability, seed)
+    finished = _run(env, actor, _shares(episodes, env.num_envs), rows, seed, on_episode)
+    if not finished:
+        raise ValueError("Interrupted before an episode was finished: there is nothing to keep.")
+    transitions = [row for episode in finished for row in episode]
+    arrays = {name: _stacked([row[i] for row in transitions]) for i, name in enumerate(_COLUMNS)}
+    return dataset_from_arrays(arrays, source, env.observation_space, space, env_id, metadata)
+
+
+class _Actor:
+    """Chooses actions ``(n_envs, *action_shape)`` in units of the environment."""
+
+    def __init__(self, env: VecEnv, model: Any, deterministic: bool, noise: ActionNoise | None, chance: float, seed: int):
+        self.space, self.n_envs = env.action_space, env.num_envs
+        self.model, self.deterministic = model, deterministic
+        self.noise = None if noise is None else VectorizedActionNoise(noise, env.num_envs)
+        self.chance = 1.0 if model is None else chance
+        self.generator = np.random.default_rng(seed)
+        self.space.seed(seed)
+
+    def __call__(self, obs: Any) -> np.ndarray:
+        random = np.stack([self.space.sample() for _ in range(self.n_envs)])
+        if self.model is None:
+            return random
+        actions, _ = self.model.predict(obs, deterministic=self.deterministic)
+        if self.noise is not None:
+            low, high = self.space.low, self.space.high  # type: ignore[attr-defined]
+            actions = np.clip(actions + self.noise() * (high - low) / 2, low, high).astype(self.space.dtype)
+        chosen = self.generator.random(self.n_envs) < self.chance
+        return np.where(chosen.reshape(-1, *[1] * (random.ndim - 1)), random, actions)
+
+    def end_episode(self, index: int) -> None:
+        if self.noise is not None:
+            self.noise.reset([index])
+
+
+def _shares(episodes: int | None, n_envs: int) -> list[float]:
+    """Episodes of each environment."""
+    if episodes is None:
+        return [np.inf] * n_envs
+    return [(episodes + i) // n_envs for i in range(n_envs)]
+
+
+def _run(
+    env: VecEnv,
+    actor: _Actor,
+    shares: list[float],
+    rows: int | None,
+    seed: int,
+    on_episode: Callable[[int, int, float], None] | None,
+) -> list[list[Row]]:
+    normalize = unwrap_vec_normalize(env)
+    env.seed(seed)
+    obs = env.reset()
+    raw = obs if normalize is None else normalize.get_original_obs()
+    running: list[list[Row]] = [[] for _ in range(env.num_envs)]
+    finished: list[list[Row]] = []
+    n_rows = 0
+    try:
+        while any(share > 0 for share in shares):
+            actions = actor(obs)
+            obs, rewards, dones, infos = env.step(actions)
+            if normalize is not None:
+                rewards = normalize.get_original_reward()
+            following = obs if normalize is None else normalize.get_original_obs()
+            for i in range(env.num_envs):
+                if shares[i] <= 0:
+                    continue
+                timeout = bool(dones[i] and infos[i].get("TimeLimit.truncated", False))
+                after = _last(infos[i], normalize) if dones[i] else _at(following, i)
+                running[i].append((_at(raw, i), actions[i].copy(), rewards[i], after, bool(dones[i]) and not timeout, timeout))
+                if dones[i]:
+                    actor.end_episode(i)
+                    finished.append(running[i])
+                    n_rows += len(running[i])
+                    running[i] = []
+                    shares[i] -= 1
+                    if rows is not None and n_rows >= rows:  # the others may end their running episodes
+                        shares = [float(share > 0 and bool(part)) for share, part in zip(shares, running)]
+                    if on_episode is not None:
+                        on_episode(len(finished), n_rows, float(sum(row[2] for row in finished[-1])))
+            raw = following
+    except KeyboardInterrupt:
+        print(f"Interrupted: {len(finished)} finished episodes are kept.")
+    return finished
+
+
+def _at(observations: Any, index: int) -> Any:
+    if isinstance(observations, dict):
+        return {key: value[index].copy() for key, value in observations.items()}
+    return observations[index].copy()
+
+
+def _last(info: dict[str, Any], normalize: Any) -> Any:
+    """The observation that an episode ended with."""
+    last = info["terminal_observation"]
+    return last if normalize is None else normalize.unnormalize_obs(last)
+
+
+def _stacked(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {key: np.stack([value[key] for value in values]) for key in values[0]}
+    return np.stack(values)

@@ -1,0 +1,62 @@
+"""Normalised scores: 0 is a random policy, 100 an expert, and the name says whose."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Returns of D4RL's random and expert policies (Fu et al. 2020; d4rl/infos.py). They were taken with the -v2 tasks of Gym.
+D4RL_V2 = {
+    "halfcheetah": (-280.178953, 12135.0),
+    "hopper": (-20.272305, 3234.3),
+    "walker2d": (1.629008, 4592.3),
+    "ant": (-325.6, 3879.7),
+    "antmaze": (0.0, 1.0),
+    "adroithandpen": (96.262799, 3076.8331017827),
+    "adroithandhammer": (-274.856578, 12794.134825157),
+    "adroithandrelocate": (-6.425911, 4233.8777977289),
+    "adroithanddoor": (-56.512833, 2880.5693087299),
+    "frankakitchen": (0.0, 4.0),
+}
+
+
+@dataclass(frozen=True)
+class ReferenceScores:
+    """
+    What 0 and 100 are.
+
+    :param name: whose numbers these are
+    :param low: return that scores 0
+    :param high: return that scores 100
+    """
+
+    name: str
+    low: float
+    high: float
+
+    def normalize(self, returns: float | np.ndarray) -> Any:
+        """``100 (return - low) / (high - low)``, of undiscounted returns."""
+        return 100 * (returns - self.low) / (self.high - self.low)
+
+
+def reference_scores(env_id: str | None, metadata: Mapping[str, Any] | None = None) -> ReferenceScores | None:
+    """
+    The dataset's own references if it has some, D4RL's otherwise.
+
+    :param env_id: environment of the returns, e.g. ``"HalfCheetah-v5"``
+    :param metadata: of the dataset; ``{"reference": {"name", "random", "expert"}}``, or Minari's ``ref_min_score`` and
+        ``ref_max_score``
+    :return: nothing if none are known
+    """
+    metadata = metadata or {}
+    if "reference" in metadata:
+        own = metadata["reference"]
+        return ReferenceScores(str(own["name"]), float(own["random"]), float(own["expert"]))
+    if metadata.get("ref_min_score") is not None and metadata.get("ref_max_score") is not None:
+        return ReferenceScores("Minari metadata", float(metadata["ref_min_score"]), float(metadata["ref_max_score"]))
+    family = re.split(r"[-_]", (env_id or "").rpartition("/")[2].lower())[0]
+    if family in D4RL_V2:
+        return ReferenceScores(f"D4RL-v2 reference on {env_id}", *D4RL_V2[family])
+    return None

@@ -1,0 +1,140 @@
+"""``collect``: a dataset of what a trained agent, chance, or both do; or of what a run has seen while it learned."""
+
+import argparse
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
+from tqdm import tqdm
+
+from sb3_pgr.common.checkpoint import latest_checkpoint
+from sb3_pgr.common.state import set_arrays
+from sb3_pgr.envs import resolve_env_id
+from sb3_pgr.offline.collection import collect
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.readers import load_dataset, save_npz
+from sb3_pgr.zoo.arguments import import_gym_packages
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.registry import register, resolve_algorithm
+from sb3_pgr.zoo.run_folder import CHECKPOINTS
+from sb3_pgr.zoo.saved_model import SavedModel, add_model_options, chosen_model
+
+
+def main() -> None:
+    """Write an npz file under D4RL's names. Ctrl-C keeps the episodes that are finished."""
+    register()
+    args = _parser().parse_args()
+    import_gym_packages(args.gym_packages)
+    resolve_env_id(args.env)
+    if args.output.suffix != ".npz":
+        raise UsageError(f"-o {args.output}: the file must end in .npz.")
+    try:
+        dataset = _replay(chosen_model(args), args) if args.replay else _rollouts(args)
+    except (ValueError, DatasetError) as error:
+        raise UsageError(str(error)) from None
+    save_npz(dataset, args.output)
+    returns = dataset.episode_returns
+    print(f"{len(dataset):,} transitions, {len(returns):,} episodes, mean return {returns.mean():.1f}: {args.output}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sb3-pgr collect", description=__doc__)
+    parser.add_argument("--env", required=True, help="environment id")
+    add_model_options(parser)
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--random", action="store_true", help="uniformly random actions instead of a trained agent's")
+    who.add_argument("--replay", action="store_true", help="what the run has in the replay buffer of its last checkpoint")
+    much = parser.add_mutually_exclusive_group()
+    much.add_argument("--episodes", type=int, help="episodes to collect")
+    much.add_argument("--rows", type=int, help="transitions to collect, in whole episodes; with --replay: the first ones")
+    parser.add_argument("--noise", choices=["gaussian", "ou"], help="on actions: Gaussian, or Ornstein-Uhlenbeck")
+    parser.add_argument("--noise-std", type=float, default=0.1, help="its deviation, for actions in [-1, 1]")
+    parser.add_argument("--random-actions", type=float, default=0.0, metavar="P", help="chance of a random action at a step")
+    parser.add_argument("--stochastic", action="store_true", help="draw from the policy instead of taking its best action")
+    parser.add_argument("--n-envs", type=int, default=4, help="environments side by side")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the npz file")
+    return parser
+
+
+def _rollouts(args: argparse.Namespace) -> OfflineDataset:
+    if args.episodes is None and args.rows is None:
+        raise UsageError("Say how much to collect: --episodes N or --rows N.")
+    if args.n_envs < 1 or args.noise_std < 0:
+        raise UsageError("--n-envs must be at least 1 and --noise-std not negative.")
+    set_random_seed(args.seed)
+    n_envs = args.n_envs if args.episodes is None else min(args.n_envs, max(args.episodes, 1))
+    model, env, behaviour = _behaviour(args, n_envs)
+    metadata = {
+        "behaviour": behaviour,
+        "noise": args.noise and {"kind": args.noise, "std": args.noise_std},
+        "random_action_probability": args.random_actions,
+        "deterministic": not args.stochastic,
+        "seed": args.seed,
+    }
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    with tqdm(total=args.episodes or args.rows, unit=" episodes" if args.episodes else " rows", disable=None) as bar:
+
+        def on_episode(episodes: int, rows: int, last_return: float) -> None:
+            bar.set_postfix_str(f"return {last_return:.1f}")
+            bar.update((episodes if args.episodes else min(rows, args.rows)) - bar.n)
+
+        try:
+            return collect(
+                env,
+                model,
+                args.episodes,
+                args.rows,
+                not args.stochastic,
+                _noise(args, env),
+                args.random_actions,
+                args.seed,
+                str(args.output),
+                args.env,
+                metadata,
+                on_episode,
+            )
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            env.close()
+
+
+def _behaviour(args: argparse.Namespace, n_envs: int) -> tuple[Any, VecEnv, str]:
+    if args.random:
+        return None, make_vec_env(lambda: gym.make(args.env), n_envs, args.seed), "random"
+    saved = chosen_model(args)
+    model = saved.load()
+    print(f"Behaviour: {saved.path}")
+    return model, saved.make_env(args.env, args.seed, n_envs), f"{saved.algo} after {model.num_timesteps} steps"
+
+
+def _noise(args: argparse.Namespace, env: VecEnv) -> ActionNoise | None:
+    if args.noise is None:
+        return None
+    mean = np.zeros(env.action_space.shape or ())
+    kind = NormalActionNoise if args.noise == "gaussian" else OrnsteinUhlenbeckActionNoise
+    return kind(mean, args.noise_std * np.ones_like(mean))
+
+
+def _replay(saved: SavedModel, args: argparse.Namespace) -> OfflineDataset:
+    checkpoint = latest_checkpoint(saved.run / CHECKPOINTS)
+    if checkpoint is None or not (checkpoint / "replay_buffer.pt").is_file():
+        raise UsageError(f"{saved.run} has no checkpoint with a replay buffer; train with --checkpoint-freq.")
+    state = th.load(checkpoint / "replay_buffer.pt", weights_only=True)
+    model: Any = resolve_algorithm(saved.algo).load(checkpoint / "model.zip", device="cpu")
+    set_arrays(model.replay_buffer, state)
+    dataset = load_dataset(getattr(model.replay_buffer, "online", model.replay_buffer))
+    if args.rows is not None:
+        last = int(np.searchsorted(dataset.episode_ends, args.rows - 1))
+        dataset = dataset.select_episodes(np.arange(min(last + 1, len(dataset.episode_ends))))
+    behaviour = f"replay of {saved.algo} at step {int(checkpoint.name.split('_')[1])}"
+    return replace(dataset, source=str(args.output), env_id=args.env, metadata={"behaviour": behaviour})

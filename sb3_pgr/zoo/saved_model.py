@@ -1,0 +1,120 @@
+"""Saved models and the environments that belong to them."""
+
+import argparse
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rl_zoo3 import ALGOS
+from rl_zoo3.utils import create_test_env, get_saved_hyperparams
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_pgr.common.state import load_vec_normalize
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.registry import resolve_algorithm
+from sb3_pgr.zoo.run_folder import CHECKPOINTS, find_models, find_runs
+
+
+@dataclass
+class SavedModel:
+    """
+    A model's zip in the run folder that it lies in.
+
+    :param path: the zip
+    :param algo: its algorithm's name
+    """
+
+    path: Path
+    algo: str
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        in_checkpoint = self.path.parent.parent.name == CHECKPOINTS
+        return self.path.parent.parent.parent if in_checkpoint else self.path.parent
+
+    def load(self) -> BaseAlgorithm:
+        """
+        The model on the CPU, for predictions.
+
+        :raises UsageError: if the file is not a model of this algorithm
+        """
+        algorithm = resolve_algorithm(self.algo)
+        try:
+            return algorithm.load(self.path, buffer_size=1, device="cpu")
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{self.path} cannot be loaded as a model: {error}.") from None
+
+    def make_env(self, env_id: str, seed: int, n_envs: int = 1, **env_kwargs: Any) -> VecEnv:
+        """
+        The run's environment, with the normalisation statistics that belong to the model.
+
+        :param env_kwargs: beside those of the run
+        """
+        folder = self.run / env_id.replace("/", "-")
+        hyperparams, stats_path = get_saved_hyperparams(str(folder), test_mode=True)
+        own_kwargs = hyperparams.pop("env_kwargs", None) or {}
+        if (folder / "args.yml").is_file():
+            # written by RL Zoo, which reads it back in the same way
+            own_kwargs = yaml.load((folder / "args.yml").read_text(), Loader=yaml.UnsafeLoader)["env_kwargs"] or own_kwargs
+        in_checkpoint = self.path.with_name("vecnormalize.pt")
+        if in_checkpoint.is_file():
+            hyperparams["normalize"] = False
+        try:
+            env = create_test_env(
+                env_id,
+                n_envs,
+                stats_path=stats_path,
+                seed=seed,
+                should_render=False,
+                hyperparams=hyperparams,
+                env_kwargs={**own_kwargs, **env_kwargs},
+                vec_env_cls=DummyVecEnv,
+            )
+        except ValueError as error:
+            raise UsageError(f"{error}. A model in {self.run / CHECKPOINTS} has its own statistics.") from None
+        return load_vec_normalize(env, in_checkpoint) if in_checkpoint.is_file() else env
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """How a user says which model is meant."""
+    parser.add_argument("--algo", help="algorithm; by default that of the run")
+    parser.add_argument("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs lie")
+    parser.add_argument("--model-path", type=Path, help="a model's zip; by default the last one of the newest run")
+
+
+def chosen_model(args: argparse.Namespace) -> SavedModel:
+    """
+    The model that ``add_model_options`` describes, for ``args.env``.
+
+    :raises UsageError: if there is none, or nobody knows its algorithm
+    """
+    return saved_model(args.model_path or _newest_model(args), args.algo)
+
+
+def saved_model(source: Path, algo: str | None) -> SavedModel:
+    """
+    :param source: a model's zip, or a run folder: its last model
+    :param algo: its algorithm, if it does not lie in a run folder
+    :raises UsageError: if there is none, or nobody knows its algorithm
+    """
+    models = find_models(source.resolve()) if source.is_dir() else [source]
+    if not models or not models[0].is_file():
+        raise UsageError(f"There is no saved model in {source}." if source.is_dir() else f"There is no model {source}.")
+    name = algo or SavedModel(models[0].resolve(), "").run.parent.name
+    if algo is None and name not in ALGOS:
+        raise UsageError(f"{source} does not lie in a run folder: say which algorithm it is of with --algo.")
+    resolve_algorithm(name)
+    return SavedModel(models[0], name)
+
+
+def _newest_model(args: argparse.Namespace) -> Path:
+    for run in find_runs(args.log_folder, args.env, args.algo):
+        models = find_models(run)
+        if models:
+            return models[0]
+    wanted = f"{args.algo or 'any algorithm'} on {args.env}"
+    raise UsageError(f"There is no saved model of {wanted} in {args.log_folder}; train one first, or give --model-path.")

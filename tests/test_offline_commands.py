@@ -1,0 +1,145 @@
+"""From dataset to score, as a user types it."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from commands import run
+
+from sb3_pgr.offline import load_dataset
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.registry import OFFLINE, register
+
+ENV = "Pendulum-v1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("offline")
+    run("collect", "--env", ENV, "--random", "--episodes", 5, "--n-envs", 2, "-o", root / "data.npz")
+    return root
+
+
+def train(folder, *arguments, algo="td3_bc", steps=40, **kwargs):
+    small = ["-params", "policy_kwargs:dict(net_arch=[8])"]
+    flags = ["--algo", algo, "-n", steps, "-f", folder / "logs", "--seed", 1, "--num-threads", 1, "--final-episodes", 3]
+    return run("train", *flags, *arguments, *small, **kwargs)
+
+
+def test_collected_dataset(folder):
+    data = load_dataset(folder / "data.npz")
+    assert (len(data), len(data.episode_ends), data.env_id) == (1000, 5, ENV)
+    assert data.metadata["behaviour"] == "random" and data.action_space.high[0] == 2
+
+
+def test_train_evaluate_resume(folder):
+    output = train(folder, "--dataset", folder / "data.npz", "--eval-freq", 20, "--eval-episodes", 2)
+    assert "behaviour (mean of the dataset)" in output and "No run of bc" in output
+    root = folder / "logs" / "td3_bc" / f"{ENV}_1"
+    scores = json.loads((root / "scores.json").read_text())
+    data = load_dataset(folder / "data.npz")
+    assert scores["behaviour"]["return_mean"] == pytest.approx(data.episode_returns.mean())
+    assert scores["dataset"] == {"source": str(folder / "data.npz"), "fingerprint": data.fingerprint, "rows": 1000}
+    assert scores["last"]["episodes"] == 3 and scores["updates"] == 40 and scores["best_of_evaluations"]["chosen_from"] == 2
+    assert set(scores["off_policy"]) == {"td_error", "initial_value", "average_value", "soft_opc", "action_difference"}
+    episodes = np.genfromtxt(root / "final_episodes.csv", delimiter=",", names=True)
+    assert episodes["return"].mean() == pytest.approx(scores["last"]["return_mean"])
+    assert (root / "learning_curve.png").stat().st_size > 5_000
+    config = yaml.safe_load((root / ENV / "config.yml").read_text().split("\n", 1)[1])
+    assert ["dataset", str(folder / "data.npz")] in config or "data.npz" in str(config)
+
+    longer = run("train", "--resume", root, "-n", 60, "--final-episodes", 2)
+    assert "at step 40" in longer
+    assert json.loads((root / "scores.json").read_text())["updates"] == 60
+
+    train(folder, "--dataset", folder / "data.npz", algo="bc")
+    beside = train(folder, "--dataset", folder / "data.npz", "--eval-freq", -1, algo="iql")
+    assert "bc, run 1" in beside and "No run of bc" not in beside
+
+
+def test_without_any_environment(folder):
+    data = load_dataset(folder / "data.npz")
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    np.savez(folder / "plain.npz", **{name: getattr(data, name) for name in names})
+    output = train(folder, "--dataset", folder / "plain.npz", algo="cql", steps=20)
+    assert "there are no evaluations" in output
+    root = folder / "logs" / "cql" / "dataset-plain-v0_1"
+    scores = json.loads((root / "scores.json").read_text())
+    assert "last" not in scores and np.isfinite(scores["off_policy"]["initial_value"])
+    run("train", "--resume", root, "-n", 30)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--algo", "iql"], "learns from a dataset: --dataset FILE"),
+        (["--algo", "redq", "--env", ENV, "--dataset", "x.npz"], "--dataset is for"),
+        (["--algo", "iql", "--dataset", "nowhere.npz"], "There is no file nowhere.npz"),
+        (["--algo", "td3bc", "--dataset", "nowhere.npz"], "Did you mean td3_bc"),
+        (["--algo", "iql", "--dataset", "{data}", "--env", "CartPole-v1"], "does not support"),
+        (["--algo", "iql", "--dataset", "{data}", "--env", "MountainCarContinuous-v0"], "do not fit"),
+        (["--algo", "iql", "--dataset", "{data}", "-params", "expectil:0.7"], "Did you mean 'expectile'"),
+    ],
+)  # fmt: skip
+def test_refusals(folder, tmp_path, arguments, message):
+    given = [argument.format(data=folder / "data.npz") for argument in arguments]
+    output = run("train", *given, "-n", 20, "-f", tmp_path, expect=2, cwd=tmp_path)
+    assert message in output and "Traceback" not in output
+
+
+def test_collect_from_runs(folder):
+    params = ["-params", "learning_starts:50", "gradient_steps:1", "policy_kwargs:dict(net_arch=[8])"]
+    flags = ["--algo", "ddpg", "--env", ENV, "-n", 400, "-f", folder / "logs", "--eval-freq", -1, "--num-threads", 1]
+    run("train", *flags, "--conf-file", "ddpg_behaviour.yml", "--seed", 1, *params)
+    where = ["--algo", "ddpg", "--env", ENV, "-f", folder / "logs"]
+    noise = ["--noise", "ou", "--noise-std", 0.3, "--random-actions", 0.3]
+    run("collect", *where, "--rows", 300, *noise, "-o", folder / "noisy.npz")
+    data = load_dataset(folder / "noisy.npz")
+    assert len(data) >= 300 and data.metadata["behaviour"] == "ddpg after 400 steps" and data.metadata["noise"]["kind"] == "ou"
+    run("collect", *where, "--replay", "-o", folder / "replay.npz")
+    replay = load_dataset(folder / "replay.npz")
+    assert (
+        len(replay) == 400 and list(replay.episode_lengths) == [200, 200] and replay.metadata["behaviour"].startswith("replay")
+    )
+    run("dataset", "mix", folder / "mix.npz", folder / "replay.npz", f"{folder / 'data.npz'}:400")
+    assert len(load_dataset(folder / "mix.npz")) == 800
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--random"], "Say how much"),
+        (["--random", "--episodes", "0"], "at least 1"),
+        (["--random", "--rows", "10", "--random-actions", "2"], "between 0 and 1"),
+        (["--rows", "10", "-f", "empty"], "no saved model"),
+        (["--replay", "-f", "empty"], "no saved model"),
+        (["--random", "--rows", "10", "-o", "data.csv"], r"must end in .npz"),
+    ],
+)
+def test_collect_refusals(tmp_path, arguments, message):
+    output = run("collect", "--env", ENV, "-o", "out.npz", *arguments, expect=2, cwd=tmp_path)
+    assert message in output and "Traceback" not in output and not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize("algo", OFFLINE)
+def test_configurations_are_accepted(algo):
+    from importlib import resources
+
+    from rl_zoo3 import ALGOS
+
+    from sb3_pgr.zoo.hyperparams import check_hyperparams
+
+    register()
+    text = (resources.files("sb3_pgr.zoo_configs") / f"{algo}.yml").read_text()
+    for env_id, given in yaml.safe_load(text).items():
+        check_hyperparams(ALGOS[algo], dict(given), (), f"{algo}.yml")
+        settings = {name: value for name, value in given.items() if name not in ("n_timesteps", "policy", "policy_kwargs")}
+        data = {
+            "observations": np.random.default_rng(0).normal(size=(30, 3)), "actions": np.zeros((30, 2)),
+            "rewards": np.arange(30.0), "next_observations": np.ones((30, 3)), "terminals": np.zeros(30, bool),
+            "timeouts": np.arange(30) % 10 == 9,
+        }  # fmt: skip
+        ALGOS[algo]("MlpPolicy", dataset=data, policy_kwargs=dict(net_arch=[4]), device="cpu", **settings)
+    with pytest.raises(UsageError):
+        check_hyperparams(ALGOS[algo], {"learning_rat": 1}, (), "x")
