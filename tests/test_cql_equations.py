@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_pgr import CQL
-from sb3_pgr.common.engine import set_learning_rate
+from sb3_pgr.common.optimizers import set_learning_rate
 
 
 def build(low=-1, **kwargs):

@@ -3,7 +3,8 @@
 import pytest
 import torch as th
 
-from sb3_pgr.common.engine import UpdateEngine, set_learning_rate
+from sb3_pgr.common.engine import UpdateEngine
+from sb3_pgr.common.optimizers import set_learning_rate
 
 CPU = th.device("cpu")
 

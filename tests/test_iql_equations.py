@@ -134,7 +134,7 @@ def test_gradients():
     batch["q_data"] = reference.q_data(exact).float()
     for loss, wanted, ours, theirs in (
         (model._value_loss(batch)[0], reference.value_loss(exact), model.policy.value.layers, reference.value),
-        (model._actor_loss(batch)[0], reference.actor_loss(exact), model.policy.actor.mu, reference.actor),
+        (model._losses(batch)[0], reference.actor_loss(exact), model.policy.actor.mu, reference.actor),
     ):
         loss.backward()
         for parameter, gradient in zip(ours.parameters(), th.autograd.grad(wanted, theirs), strict=True):

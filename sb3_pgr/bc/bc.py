@@ -9,7 +9,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_pgr.bc.policies import BCPolicy
-from sb3_pgr.common.engine import Block, optimizer_step
+from sb3_pgr.common.engine import Block
+from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.policies import GaussianActor

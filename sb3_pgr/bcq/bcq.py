@@ -10,7 +10,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_pgr.bcq.policies import BCQPolicy
-from sb3_pgr.common.engine import Block, optimizer_step
+from sb3_pgr.common.engine import Block
+from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 
 _NOT_SAVED = ("_compute_vae_loss", "_compute_actor_loss", "_compute_critic_loss", "_followed", "_targets")
@@ -109,7 +110,7 @@ class BCQ(OfflineAlgorithm):
         super()._setup_model()
         self._compute_vae_loss = self._engine.wrap(self._vae_loss)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
-        self._compute_actor_loss = self._engine.wrap(self._actor_loss, compile_on_cpu=self.policy.layer_norm)
+        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
         policy = self.policy
         self._followed: list[th.Tensor] = [*policy.critic.parameters(), *policy.actor.parameters()]
         self._targets: list[th.Tensor] = [*policy.critic_target.parameters(), *policy.actor_target.parameters()]
@@ -131,10 +132,8 @@ class BCQ(OfflineAlgorithm):
         optimizer_step(policy.vae.optimizer, vae_loss)
         critic_loss, q_mean, q_max = self._compute_critic_loss(batch)
         optimizer_step(policy.critic.optimizer, critic_loss)
-        policy.critic.requires_grad_(False)
         actor_loss = self._compute_actor_loss(batch)
         optimizer_step(policy.actor.optimizer, actor_loss)
-        policy.critic.requires_grad_(True)
         with th.no_grad():
             th._foreach_lerp_(self._targets, self._followed, self.tau)
         return {

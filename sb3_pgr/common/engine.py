@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch as th
 from torch.utils._pytree import tree_leaves, tree_map
 
+from sb3_pgr.common.optimizers import compile_alone, make_traceable, traced_gradients
+
 Block = dict[str, Any]  # tensors (gradient_steps, batch_size, ...), or dicts of such
 Update = Callable[[Block, bool], dict[str, th.Tensor]]
 PRECISIONS = ("fp32", "bf16")
@@ -20,7 +22,7 @@ class UpdateEngine:
     are executed. Metrics stay on the device and are read once per block.
 
     :param device: device of the networks
-    :param compile: compile the loss functions (forward and backward) with ``torch.compile``
+    :param compile: compile the update (losses, gradients, Adam, targets) into one graph with ``torch.compile``
     :param precision: ``"fp32"``, or ``"bf16"`` for bfloat16 autocast (parameters and optimisers stay float32)
     :param cuda_graph: capture the whole block as one CUDA graph; needs a CUDA device
     :raises ValueError: on an unknown precision
@@ -34,48 +36,53 @@ class UpdateEngine:
         self.precision = precision
         self.cuda_graph = cuda_graph
         self._graphs: dict[Any, _CapturedBlock] = {}
+        self._compiled: Update | None = None
         if device.type == "cpu":
             keep_freed_memory()
 
-    def wrap(self, loss_fn: F, compile_on_cpu: bool = True) -> F:
-        """
-        Wrap a pure function of tensors and modules in the engine's precision, compiled if asked for.
-
-        :param loss_fn: the function
-        :param compile_on_cpu: where it does not pay: for the gradient through a plain ReLU network whose weights are constants,
-            the compiler keeps masks in place of activations, and writing those takes longer than it saves
-        """
+    def wrap(self, loss_fn: F) -> F:
+        """Wrap a pure function of tensors and modules in the engine's precision."""
 
         def wrapped(*args: Any) -> Any:
             with th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16"):
                 return loss_fn(*args)
 
-        if not self.compile or (self.device.type == "cpu" and not compile_on_cpu):
-            return wrapped  # type: ignore[return-value]
-        # Compiled variants are counted by code object, and there may be eight: each function needs one of its own.
-        wrapped.__code__ = wrapped.__code__.replace()
-        return th.compile(wrapped)  # type: ignore[return-value]
+        return wrapped  # type: ignore[return-value]
 
-    def run(self, update: Update, block: Block, flags: Sequence[bool], results: Sequence[str] = ()) -> dict[str, float]:
+    def run(
+        self,
+        update: Update,
+        block: Block,
+        flags: Sequence[bool],
+        optimizers: Sequence[th.optim.Optimizer] = (),
+        results: Sequence[str] = (),
+    ) -> dict[str, float]:
         """
         Apply ``update(batch, flag)`` to each batch of the block, in order.
 
-        :param update: one update; returns scalar metrics
+        :param update: one update, always the same; returns scalar metrics
         :param block: tensors with a leading dimension of ``len(flags)``
         :param flags: per update, e.g. whether the policy is updated too
+        :param optimizers: those that the update steps, by ``optimizer_step`` or ``apply_gradients``
         :param results: entries of the block (where it has them) that the updates write to
         :return: mean of each metric over the updates that reported it
         """
-        if self.cuda_graph:
-            key = (tuple(flags), tuple(value.shape for value in tree_leaves(block)))
-            with th.cuda.device(self.device):
-                if key not in self._graphs:
-                    self._graphs[key] = _CapturedBlock(update, block, flags)
-                    metrics = self._graphs[key].first_metrics
-                else:
-                    metrics = self._graphs[key].replay(block, results)
-        else:
-            metrics = _run_eagerly(update, block, flags)
+        with traced_gradients(self.compile):
+            if self.compile:
+                for optimizer in optimizers:
+                    make_traceable(optimizer)
+                self._compiled = self._compiled or compile_alone(update)
+                update = self._compiled
+            if self.cuda_graph:
+                key = (tuple(flags), tuple(value.shape for value in tree_leaves(block)))
+                with th.cuda.device(self.device):
+                    if key not in self._graphs:
+                        self._graphs[key] = _CapturedBlock(update, block, flags)
+                        metrics = self._graphs[key].first_metrics
+                    else:
+                        metrics = self._graphs[key].replay(block, results)
+            else:
+                metrics = _run_eagerly(update, block, flags)
         values = th.stack(list(metrics.values())).tolist()  # the block's only host synchronisation
         return dict(zip(metrics, values, strict=True))
 
@@ -124,13 +131,6 @@ class _CapturedBlock:
         return self._metrics
 
 
-def optimizer_step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
-    """One step down the gradient of a loss."""
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
 def set_capturable(optimizers: Sequence[th.optim.Optimizer], capturable: bool) -> None:
     """
     Let a CUDA graph contain these optimisers (step counts on the device, learning rate as a tensor), or undo it in a
@@ -147,15 +147,6 @@ def set_capturable(optimizers: Sequence[th.optim.Optimizer], capturable: bool) -
                 state = optimizer.state.get(parameter, {})
                 if capturable and "step" in state:
                     state["step"] = state["step"].to(device)
-
-
-def set_learning_rate(optimizer: th.optim.Optimizer, learning_rate: float) -> None:
-    """Set the rate of every group; in place where it is a tensor that a CUDA graph reads."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], th.Tensor):
-            group["lr"].fill_(learning_rate)
-        else:
-            group["lr"] = learning_rate
 
 
 def has_fast_bfloat16(device: th.device) -> bool:

@@ -13,7 +13,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_log_prob, squashed_gaussian_sample
-from sb3_pgr.common.engine import Block, optimizer_step
+from sb3_pgr.common.engine import Block
+from sb3_pgr.common.optimizers import apply_gradients, gradients_of, optimizer_step
 from sb3_pgr.cql.policies import CQLPolicy
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 
@@ -137,7 +138,7 @@ class CQL(OfflineAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
-        self._compute_actor_loss = self._engine.wrap(self._actor_loss, compile_on_cpu=self.policy.layer_norm)
+        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
         self._followed: list[th.Tensor] = list(self.policy.critic.parameters())
         self._targets: list[th.Tensor] = list(self.policy.critic_target.parameters())
         automatic = self.target_entropy == "auto"
@@ -185,17 +186,14 @@ class CQL(OfflineAlgorithm):
             weight = multiplier.detach() * self.conservative_weight
             optimizer_step(self.multiplier_optimizer, multiplier_loss)
             metrics["multiplier"] = multiplier.detach().squeeze()
-        policy.critic.optimizer.zero_grad()
-        (bellman + (weight * gaps).sum()).backward()
+        gradients = gradients_of(policy.critic.optimizer, bellman + (weight * gaps).sum())
         # The critics' step waits for the actor's loss, which is of the same critics.
-        policy.critic.requires_grad_(False)
         actor_loss, log_prob = self._compute_actor_loss(batch, flag)
         assert isinstance(self.target_entropy, float)
         ent_coef_loss = -(self.log_ent_coef * (log_prob + self.target_entropy)).mean()
         optimizer_step(policy.actor.optimizer, actor_loss)
         optimizer_step(self.ent_coef_optimizer, ent_coef_loss)
-        policy.critic.requires_grad_(True)
-        policy.critic.optimizer.step()
+        apply_gradients(policy.critic.optimizer, gradients)
         with th.no_grad():
             th._foreach_lerp_(self._targets, self._followed, self.tau)
         return metrics | {"actor_loss": actor_loss.detach(), "ent_coef": self.log_ent_coef.detach().exp().squeeze()}

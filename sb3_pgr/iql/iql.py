@@ -10,7 +10,8 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_pgr.common.engine import Block, optimizer_step
+from sb3_pgr.common.engine import Block
+from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.iql.policies import IQLPolicy
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 
@@ -131,13 +132,9 @@ class IQL(OfflineAlgorithm):
         policy = self.policy
         value_loss, batch["q_data"] = self._compute_value_loss(batch)
         optimizer_step(policy.value.optimizer, value_loss)
-        # Actor and critics share no weights, and both look at the new value: one backward pass serves them.
         actor_loss, critic_loss, metrics = self._compute_losses(batch)
-        policy.actor.optimizer.zero_grad()
-        policy.critic.optimizer.zero_grad()
-        (actor_loss + critic_loss).backward()
-        policy.actor.optimizer.step()
-        policy.critic.optimizer.step()
+        optimizer_step(policy.actor.optimizer, actor_loss)
+        optimizer_step(policy.critic.optimizer, critic_loss)
         with th.no_grad():
             th._foreach_lerp_(self._targets, self._followed, self.tau)
         losses = {"value_loss": value_loss, "actor_loss": actor_loss, "critic_loss": critic_loss}

@@ -16,7 +16,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
-from sb3_pgr.common.engine import Block, UpdateEngine, set_learning_rate
+from sb3_pgr.common.engine import Block, UpdateEngine
+from sb3_pgr.common.optimizers import set_learning_rate
 from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
@@ -287,7 +288,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         block: Block = {name: value for name, value in rows._asdict().items() if value is not None}
         block |= self._noise(gradient_steps, batch_size)
         updates = range(self._n_updates + 1, self._n_updates + gradient_steps + 1)
-        metrics = self._engine.run(self._update, block, [self._flag(i) for i in updates])
+        metrics = self._engine.run(self._update, block, [self._flag(i) for i in updates], list(optimizers.values()))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in metrics.items():

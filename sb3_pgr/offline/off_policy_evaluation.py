@@ -14,8 +14,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import get_device, obs_as_tensor
 
-from sb3_pgr.common.engine import optimizer_step
 from sb3_pgr.common.ensembles import EnsembleMLP
+from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.offline.checks import NAMES, dataset_from_arrays
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, take
 from sb3_pgr.offline.readers import load_dataset

@@ -15,8 +15,9 @@ from stable_baselines3.sac import SAC
 from sb3_pgr.buffers import TensorReplayBuffer, sample_block
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
-from sb3_pgr.common.engine import Block, UpdateEngine, set_capturable, set_learning_rate
+from sb3_pgr.common.engine import Block, UpdateEngine, set_capturable
 from sb3_pgr.common.health import check_finite_transition
+from sb3_pgr.common.optimizers import optimizer_step, set_learning_rate
 from sb3_pgr.redq.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQPolicy, SimbaPolicy
 
 TARGET_MODES = ("min", "mean")
@@ -179,7 +180,8 @@ class REDQ(SAC):
         block["subset"] = order[:, : self.n_target_critics]  # without replacement, one subset per update
 
         updates = range(self._n_updates + 1, self._n_updates + gradient_steps + 1)
-        metrics = self._engine.run(self._update, block, [i % self.policy_delay == 0 for i in updates], results=("td_errors",))
+        flags = [i % self.policy_delay == 0 for i in updates]
+        metrics = self._engine.run(self._update, block, flags, optimizers, results=("td_errors",))
         if indices is not None:
             self.replay_buffer.update_priorities(indices, block["td_errors"])  # type: ignore[attr-defined]
 
@@ -193,9 +195,7 @@ class REDQ(SAC):
         critic_loss, q_mean, td_errors = self._compute_critic_loss(batch)
         if "td_errors" in batch:
             batch["td_errors"].copy_(td_errors)
-        self.critic.optimizer.zero_grad()
-        critic_loss.backward()
-        self.critic.optimizer.step()
+        optimizer_step(self.critic.optimizer, critic_loss)
         with th.no_grad():
             th._foreach_lerp_(self._target_parameters, self._critic_parameters, self.tau)
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)  # SB3 issue 996
@@ -205,21 +205,14 @@ class REDQ(SAC):
         return metrics
 
     def _update_policy(self, batch: Block) -> dict[str, th.Tensor]:
-        # The critics are constants here: their 10 weight gradients would be computed and thrown away.
-        self.critic.requires_grad_(False)
         actor_loss, log_prob = self._compute_actor_loss(batch)
-        self.actor.optimizer.zero_grad()
-        actor_loss.backward()
-        self.actor.optimizer.step()
-        self.critic.requires_grad_(True)
+        optimizer_step(self.actor.optimizer, actor_loss)
         metrics = {"actor_loss": actor_loss.detach(), "ent_coef": self._ent_coef().detach().squeeze()}
         if self.ent_coef_optimizer is not None:
             assert self.log_ent_coef is not None and isinstance(self.target_entropy, float)
             # The logarithm is what is optimised, as in SB3 (softlearning issue 37).
             ent_coef_loss = -(self.log_ent_coef * (log_prob + self.target_entropy)).mean()
-            self.ent_coef_optimizer.zero_grad()
-            ent_coef_loss.backward()
-            self.ent_coef_optimizer.step()
+            optimizer_step(self.ent_coef_optimizer, ent_coef_loss)
             metrics["ent_coef_loss"] = ent_coef_loss.detach()
         return metrics
 

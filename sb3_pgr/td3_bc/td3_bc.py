@@ -10,7 +10,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_pgr.common.engine import Block, optimizer_step
+from sb3_pgr.common.engine import Block
+from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 from sb3_pgr.td3_bc.policies import TD3BCPolicy
 
@@ -106,7 +107,7 @@ class TD3BC(OfflineAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
-        self._compute_actor_loss = self._engine.wrap(self._actor_loss, compile_on_cpu=self.policy.layer_norm)
+        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
         policy = self.policy
         self._followed: list[th.Tensor] = [*policy.actor.mu.parameters(), *policy.critic.parameters()]
         self._targets: list[th.Tensor] = [*policy.actor_target.mu.parameters(), *policy.critic_target.parameters()]
@@ -126,10 +127,8 @@ class TD3BC(OfflineAlgorithm):
         optimizer_step(policy.critic.optimizer, critic_loss)
         metrics = {"critic_loss": critic_loss.detach(), "q_mean": q_mean, "q_max": q_max}
         if flag:
-            policy.critic.requires_grad_(False)
             actor_loss, bc_loss, weight = self._compute_actor_loss(batch)
             optimizer_step(policy.actor.optimizer, actor_loss)
-            policy.critic.requires_grad_(True)
             with th.no_grad():
                 th._foreach_lerp_(self._targets, self._followed, self.tau)
             metrics |= {"actor_loss": actor_loss.detach(), "bc_loss": bc_loss, "q_weight": weight}
