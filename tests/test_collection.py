@@ -60,7 +60,9 @@ def test_rows_follow_each_other(cut):
     for start, end in zip(data.episode_starts, data.episode_ends):
         number = data.observations[start, 0]
         np.testing.assert_array_equal(data.observations[start : end + 1], [[number, k] for k in range(end - start + 1)])
-        np.testing.assert_array_equal(data.next_observations[start : end + 1], data.observations[start : end + 1] + [0, 1])
+        np.testing.assert_array_equal(
+            data.next_observations[start : end + 1], data.observations[start : end + 1] + np.array([0, 1])
+        )
     assert data.terminals.sum() == (0 if cut else 5) and data.timeouts.sum() == (5 if cut else 0)
     np.testing.assert_array_equal(data.actions, np.tile([0, 5], (len(data), 1)))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_pgr import BC, BCQ, CQL, IQL, REDQ, TD3BC
+from sb3_pgr import BC, BCQ, CQL, IQL, REDQ, TD3BC, TransitionGenerator
 from sb3_pgr.common.engine import UpdateEngine
 from sb3_pgr.common.optimizers import gradients_of, is_plain_adam, make_traceable, optimizer_step
 
@@ -57,7 +57,9 @@ def test_offline_updates(algorithm, traced):
 
 @pytest.mark.parametrize("arguments", [dict(), dict(policy_kwargs=dict(layer_norm=True), policy_delay=2, target_mode="mean")])
 def test_redq_updates(arguments, traced):
-    kwargs = dict(learning_starts=50, gradient_steps=4, learning_rate=schedule, batch_size=32, seed=0, device="cpu") | arguments
+    kwargs = (
+        dict(learning_starts=50, gradient_steps=4, learning_rate=schedule, batch_size=32, seed=0, device="cpu") | arguments
+    )
     kwargs["policy_kwargs"] = dict(net_arch=[16]) | kwargs.get("policy_kwargs", {})
     models = [REDQ("MlpPolicy", "Pendulum-v1", compile=compile, **kwargs).learn(58) for compile in (False, True)]
     assert traced
@@ -130,3 +132,21 @@ def test_compiled_code():
         reference(x).pow(2).mean().backward()
         theirs.step()
     th.testing.assert_close(layer.weight, reference.weight)
+
+
+def test_generator(traced):
+    drawn = []
+    real = {
+        name: th.randn(64, width, generator=th.Generator().manual_seed(width))
+        for name, width in (("observations", 3), ("actions", 2), ("rewards", 1), ("next_observations", 3))
+    }
+    real["dones"] = th.zeros(64, 1)
+    for compile in (False, True):
+        config = dict(compile=compile, train_steps=30, denoiser_kwargs=dict(width=16, n_blocks=1), precision="fp32")
+        generator = TransitionGenerator(3, 2, config=config, seed=1)
+        for _ in range(2):
+            generator.fit(real, real["rewards"][:, 0])
+        drawn.append(generator.sample(10, real["rewards"][:10, 0], {name: rows[:10] for name, rows in real.items()}))
+    assert traced
+    for name, rows in drawn[0].items():
+        th.testing.assert_close(rows, drawn[1][name], rtol=1e-3, atol=1e-4)

@@ -8,12 +8,14 @@ import pytest
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import BC, BCQ, CQL, IQL, TD3BC
 from sb3_pgr.common.callbacks import ResumableCheckpoint
 from sb3_pgr.common.checkpoint import latest_checkpoint
+from sb3_pgr.common.health import DivergedError
 from sb3_pgr.offline import DatasetError, load_dataset
 
 VALUE_BASED = [TD3BC, IQL, BCQ, CQL]
@@ -234,3 +236,28 @@ def test_the_same_dataset_in_any_form(algorithm, data, small):
     first = algorithm("MlpPolicy", dataset=data, **small).learn(30)
     second = algorithm("MlpPolicy", dataset=load_dataset(data), **small).learn(30)
     assert th.equal(weights(first), weights(second)) and first.dataset_fingerprint == second.dataset_fingerprint
+
+
+def test_divergence_is_said_once_and_nan_stops(data, recwarn):
+    model = TD3BC("MlpPolicy", dataset=data, policy_kwargs=dict(net_arch=[8]), seed=0, device="cpu")
+    model.learn(40)
+    assert not [w for w in recwarn if "values diverge" in str(w.message)]
+    assert model.value_bound == pytest.approx(np.abs(data["rewards"]).max() / (1 - model.gamma), rel=1e-5)
+    model.value_bound = 1e-3
+    with pytest.warns(UserWarning, match=r"no policy can earn more than 0\.001") as seen:
+        model.learn(80)
+    assert len(seen) == 1
+    model.replay_buffer.sources["dataset"].rewards[:] = float("nan")
+    with pytest.raises(DivergedError, match="critic_loss"):
+        model.learn(20)
+
+
+def test_saturated_actions_are_logged(data, tmp_path):
+    model = BC("MlpPolicy", dataset=data, policy_kwargs=dict(net_arch=[8]), seed=0, device="cpu")
+    assert model._saturation() == 0
+    with th.no_grad():
+        list(model.policy.actor.mu.parameters())[-1].fill_(50.0)
+    assert model._saturation() == 1
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(20, log_interval=10)
+    assert "train/saturated_actions" in (tmp_path / "progress.csv").read_text()

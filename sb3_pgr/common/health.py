@@ -8,6 +8,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 
+class DivergedError(RuntimeError):
+    """Losses or values are not finite any more."""
+
+
 class NonFiniteTransitionError(ValueError):
     """An environment returned NaN or infinity."""
 

@@ -20,6 +20,14 @@ def gradients_of(optimizer: th.optim.Optimizer, loss: th.Tensor) -> Gradients:
     return th.autograd.grad(loss, _parameters(optimizer), allow_unused=True)
 
 
+def clipped(gradients: Gradients, max_norm: float) -> Gradients:
+    """Scaled down to a common norm of at most ``max_norm``."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    norm = th.stack([gradient.norm() for gradient in present]).norm()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return [None if gradient is None else gradient * scale for gradient in gradients]
+
+
 def apply_gradients(optimizer: th.optim.Optimizer, gradients: Gradients) -> None:
     """One step along ``gradients_of`` some loss."""
     if th.compiler.is_compiling() and is_plain_adam(optimizer):

@@ -23,7 +23,7 @@ class GeneratorConfig:
     :param batch_size: rows of a training step
     :param learning_rate: at the start; it falls to 0 along a cosine
     :param grad_clip: largest norm of the gradient
-    :param betas: of AdamW
+    :param betas: of Adam
     :param ema_decay: largest decay of the averaged weights, which are the ones that draw
     :param cfg_dropout: share of training rows whose relevance is hidden
     :param cfg_scale: strength of guidance when drawing; 1 is none, 0 ignores relevance
@@ -34,6 +34,8 @@ class GeneratorConfig:
     :param dynamics_head: replace reward and next observation of what is drawn by the prediction of a one-step model
     :param dynamics_steps: steps of a fit of that model
     :param precision: of matrix products: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it
+    :param compile: compile the steps of a fit and the network that draws; takes half a minute once, and pays from the second
+        fit on
     :param memory_limit: bytes that drawing may take for activations at a time
     :raises ValueError: if a number is out of range
     """
@@ -60,6 +62,7 @@ class GeneratorConfig:
     dynamics_head: bool = True
     dynamics_steps: int = 2_000
     precision: str = "auto"
+    compile: bool = False
     memory_limit: int = 2**28
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch as th
-from torch import nn
+
+Network = Callable[[th.Tensor, th.Tensor, th.Tensor | None], th.Tensor]  # denoises, see EDM.denoise
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class EDM:
     p_mean: float = -1.2
     p_std: float = 1.2
 
-    def denoise(self, network: nn.Module, x: th.Tensor, sigma: th.Tensor, condition: th.Tensor | None) -> th.Tensor:
+    def denoise(self, network: Network, x: th.Tensor, sigma: th.Tensor, condition: th.Tensor | None) -> th.Tensor:
         """
         The preconditioned denoiser D(x; sigma, condition) (equation 7).
 
@@ -44,7 +45,7 @@ class EDM:
         output = network(variance.rsqrt()[:, None] * x, sigma.log() / 4, condition)
         return c_skip[:, None] * x + c_out[:, None] * output.float()
 
-    def loss(self, network: nn.Module, x: th.Tensor, condition: th.Tensor | None, normal: th.Tensor) -> th.Tensor:
+    def loss(self, network: Network, x: th.Tensor, condition: th.Tensor | None, normal: th.Tensor) -> th.Tensor:
         """
         Denoising loss of each row (equation 8), weighted so that all noise levels count alike at the start.
 
@@ -104,7 +105,7 @@ class HeunSampler:
     def sample(
         self,
         edm: EDM,
-        network: nn.Module,
+        network: Network,
         x: th.Tensor,
         sigma_start: float,
         condition: th.Tensor | None,

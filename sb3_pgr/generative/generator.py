@@ -9,6 +9,15 @@ import torch as th
 from torch import nn
 
 from sb3_pgr.common.engine import has_fast_bfloat16, keep_freed_memory
+from sb3_pgr.common.optimizers import (
+    apply_gradients,
+    clipped,
+    compile_alone,
+    gradients_of,
+    make_traceable,
+    set_learning_rate,
+    traced_gradients,
+)
 from sb3_pgr.common.state import set_generator_state
 from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.denoiser import PaperDenoiser, ResidualDenoiser
@@ -76,6 +85,9 @@ class TransitionGenerator:
             except TypeError as error:
                 raise ValueError(f"generator setting denoiser_kwargs: {error}.") from None
         self.ema = WarmupEMA(self.network, self.config.ema_decay)
+        self.optimizer = th.optim.Adam(self.network.parameters(), betas=self.config.betas, fused=self._can_fuse)
+        self._train = compile_alone(self._step) if self.config.compile else self._step
+        self._draw = compile_alone(self.ema.network) if self.config.compile else self.ema.network
 
     @property
     def n_parameters(self) -> int:
@@ -111,34 +123,37 @@ class TransitionGenerator:
         self.condition = self._make_condition(relevance)
         conditions = self.condition.normalize(relevance)[:, None]
         self.network.train()
-        optimizer = th.optim.AdamW(
-            self.network.parameters(), config.learning_rate, betas=config.betas, weight_decay=0.0, fused=self._can_fuse
-        )
-        schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.train_steps)
+        self.optimizer.state.clear()
         tail, last_losses = max(config.train_steps // 10, 1), []
-        for step in range(config.train_steps):
-            rows = th.randint(len(data), (config.batch_size,), generator=self.generator, device=self.device)
-            hidden = th.rand((config.batch_size, 1), generator=self.generator, device=self.device) < config.cfg_dropout
-            given = conditions[rows].masked_fill(hidden, float("nan"))
-            normal = th.randn((config.batch_size, data.shape[1] + 1), generator=self.generator, device=self.device)
-            with self._autocast():
-                loss = config.edm.loss(self.network, data[rows], given, normal).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), config.grad_clip)
-            optimizer.step()
-            schedule.step()
-            self.ema.update(self.network)
-            if step >= config.train_steps - tail:
-                last_losses.append(loss.detach())
-            if progress is not None and (step + 1) % 100 == 0:
-                progress(step + 1, config.train_steps)
+        with traced_gradients(config.compile):
+            if config.compile:
+                make_traceable(self.optimizer)
+            for step in range(config.train_steps):
+                rows = th.randint(len(data), (config.batch_size,), generator=self.generator, device=self.device)
+                hidden = th.rand((config.batch_size, 1), generator=self.generator, device=self.device) < config.cfg_dropout
+                given = conditions[rows].masked_fill(hidden, float("nan"))
+                normal = th.randn((config.batch_size, data.shape[1] + 1), generator=self.generator, device=self.device)
+                decay = (1 + math.cos(math.pi * step / config.train_steps)) / 2
+                set_learning_rate(self.optimizer, config.learning_rate * decay)
+                loss = self._train(data[rows], given, normal)
+                self.ema.update(self.network)
+                if step >= config.train_steps - tail:
+                    last_losses.append(loss)
+                if progress is not None and (step + 1) % 100 == 0:
+                    progress(step + 1, config.train_steps)
         last_loss = th.stack(last_losses).mean().item()
         finite = all(bool(parameter.isfinite().all()) for parameter in self.ema.network.parameters())
         if not (finite and math.isfinite(last_loss)):
             self._new_network()
             raise GeneratorDivergedError(f"The generator's loss is {last_loss} after {config.train_steps} steps.")
         return {"loss": last_loss, "seconds": time.perf_counter() - started}
+
+    def _step(self, x: th.Tensor, given: th.Tensor, normal: th.Tensor) -> th.Tensor:
+        """One step of a fit; returns its loss."""
+        with self._autocast():
+            loss = self.config.edm.loss(self.network, x, given, normal).mean()
+        apply_gradients(self.optimizer, clipped(gradients_of(self.optimizer, loss), self.config.grad_clip))
+        return loss.detach()
 
     @th.no_grad()
     def sample(
@@ -180,7 +195,7 @@ class TransitionGenerator:
             with self._autocast():
                 x = sampler.sample(
                     config.edm,
-                    self.ema.network,
+                    self._draw,
                     x,
                     sigma,
                     given,

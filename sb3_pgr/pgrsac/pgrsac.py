@@ -1,5 +1,6 @@
 """Prioritized generative replay with an ensemble of critics."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -10,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_pgr.buffers.schedules import Schedule as RatioSchedule
 from sb3_pgr.generative.callback import RefitLog
-from sb3_pgr.generative.config import GeneratorConfig
+from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.relevance import Relevance
 from sb3_pgr.generative.replay import GenerativeReplayBuffer
 from sb3_pgr.pgrsac.policies import MlpPolicy, MultiInputPolicy, SimbaPolicy
@@ -143,6 +144,8 @@ class PGRSAC(REDQ):
     def _setup_model(self) -> None:
         # From attributes, so that load(path, synthetic_ratio=0.25) means something.
         settings = {name: getattr(self, name) for name in REPLAY_ARGUMENTS}
+        if self.compile:
+            settings["generator"] = replace(generator_config(self.generator), compile=True)
         self.replay_buffer_kwargs = {"gamma": self.gamma, **self.replay_buffer_kwargs, **settings}
         super()._setup_model()
         self.replay_buffer.bind_model(self)

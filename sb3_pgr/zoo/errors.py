@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import gymnasium as gym
 
 from sb3_pgr.common.checkpoint import CheckpointError
-from sb3_pgr.common.health import NonFiniteTransitionError
+from sb3_pgr.common.health import DivergedError, NonFiniteTransitionError
 
 
 class UsageError(ValueError):
     """The user asked for something that does not exist or cannot be done; the message says what can."""
 
 
-EXPECTED = (UsageError, CheckpointError, NonFiniteTransitionError, gym.error.Error)
+EXPECTED = (UsageError, CheckpointError, DivergedError, NonFiniteTransitionError, gym.error.Error)
 
 
 @contextmanager
