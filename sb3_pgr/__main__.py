@@ -10,6 +10,7 @@ VERBS = {
     "record_video": "film a trained agent",
     "plots": "draw learning curves of runs",
     "list_envs": "print the environments",
+    "benchmark": "run tasks x algorithms x seeds, and draw the table",
     "export": "write a trained policy as one ONNX or TorchScript file",
     "diagnose": "draw what the generator of a run did at each refit",
     "collect": "record a dataset with a trained agent, or with random actions",

@@ -26,13 +26,15 @@ from sb3_pgr.common.checkpoint import why_not_resumable
 from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
 from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.envs.rendering import require_renderer
-from sb3_pgr.offline.algorithm import OfflineAlgorithm
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
-from sb3_pgr.zoo.offline import FINAL_ENVS, is_stand_in, report_scores
+from sb3_pgr.zoo.offline import is_stand_in
 from sb3_pgr.zoo.rendering import make_render_env
 from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, require_writable, resume_point, write_run_file
+from sb3_pgr.zoo.scores import report_scores
+
+FINAL_EPISODES, FINAL_ENVS = 100, 10  # of the last evaluation
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Extras:
     hyperparams: dict[str, Any] | None = None  # of the resumed run
     dataset: str | None = None
     loaded: OfflineDataset | None = None  # what is in it
-    final_episodes: int = 100
+    final_episodes: int | None = None
     argv: list[str] = field(default_factory=list)
 
 
@@ -228,13 +230,16 @@ class Manager(ExperimentManager):
         return Logger(self.save_path, formats)
 
     def _report_scores(self, model: BaseAlgorithm) -> None:
-        """Of a run that learned from a dataset; there may be no environment to evaluate in."""
-        if not isinstance(model, OfflineAlgorithm) or model.dataset is None:
+        """Of the last policy; by default of runs that learned from a dataset, which may have no environment."""
+        offline = getattr(model, "dataset", None) is not None
+        episodes = self.extras.final_episodes
+        episodes = (FINAL_EPISODES if offline else 0) if episodes is None else episodes
+        if not offline and not episodes:
             return
         env = None
-        if self.extras.final_episodes > 0 and not is_stand_in(self.env_name.gym_id):
-            env = self.create_envs(min(FINAL_ENVS, self.extras.final_episodes), eval_env=True)
-        report_scores(model, self.algo, env, Path(self.save_path), self.extras.final_episodes)
+        if episodes and not is_stand_in(self.env_name.gym_id):
+            env = self.create_envs(min(FINAL_ENVS, episodes), eval_env=True)
+        report_scores(model, self.algo, env, Path(self.save_path), episodes)
 
     def learn(self, model: BaseAlgorithm) -> None:
         kwargs: dict[str, Any] = {"reset_num_timesteps": self.extras.resume is None}

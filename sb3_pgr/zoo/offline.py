@@ -1,34 +1,18 @@
-"""Training from a dataset by command: the environment may be missing, and the score comes with what it is compared to."""
+"""Training from a dataset by command; the environment may be missing."""
 
-import csv
-import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import matplotlib
 
-matplotlib.use("Agg")
-
-import numpy as np
-from matplotlib.figure import Figure
-from stable_baselines3.common.vec_env import VecEnv
-
-from sb3_pgr.common.evaluation import HELD_OUT_SEED, evaluate_episodes
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
-from sb3_pgr.offline.off_policy_evaluation import off_policy_scores
 from sb3_pgr.offline.readers import load_dataset
-from sb3_pgr.offline.scores import ReferenceScores, reference_scores
 from sb3_pgr.offline.spaces_only import SpacesOnly
 from sb3_pgr.zoo.errors import UsageError
 
 STAND_IN = "dataset/"  # namespace of environments that are none
-SCORES = "scores.json"
-FINAL_ENVS = 10
-LAST_EVALUATIONS = 10
 
 
 def is_stand_in(env_id: str) -> bool:
@@ -67,126 +51,3 @@ def environment_of(dataset: OfflineDataset) -> list[str]:
     gym.register(env_id, stand_in)
     print("Nothing says which environment the dataset is from, so there are no evaluations; --env ID names it.")
     return ["--env", env_id, "--eval-freq", "-1"]
-
-
-def report_scores(model: OfflineAlgorithm, algo: str, env: VecEnv | None, run: Path, episodes: int) -> None:
-    """
-    Evaluate the last policy and write ``scores.json``, ``final_episodes.csv`` and ``learning_curve.png``; print a table with
-    the behaviour's return, and behaviour cloning's if a run of it on the same dataset lies beside.
-
-    :param model: trained
-    :param algo: its name on the command line
-    :param env: for the evaluation
-    :param run: run folder
-    :param episodes: of the evaluation
-    """
-    dataset = model.dataset
-    assert dataset is not None
-    env_id = dataset.env_id or (None if env is None else str(env.get_attr("spec")[0].id))
-    references = reference_scores(env_id, dataset.metadata)
-    scores: dict[str, Any] = {
-        "algo": algo,
-        "seed": model.seed,
-        "updates": model._n_updates,
-        "dataset": {"source": dataset.source, "fingerprint": dataset.fingerprint, "rows": len(dataset)},
-        "reference": references and vars(references),
-        "behaviour": _summary(dataset.episode_returns, references),
-        "off_policy": off_policy_scores(model, dataset),
-    }
-    if env is not None:
-        final = evaluate_episodes(model, env, episodes)
-        env.close()
-        scores["last"] = _summary(final.returns, references) | {"first_seed": HELD_OUT_SEED}
-        _write_csv(run / "final_episodes.csv", final.returns, final.lengths)
-        scores |= _curve_scores(run, references)
-    temporary = run / f".writing-{SCORES}"
-    temporary.write_text(json.dumps(scores, indent=1) + "\n")
-    os.replace(temporary, run / SCORES)
-    _draw(run, dataset, references)
-    _print(scores, _cloning_beside(run, dataset.fingerprint))
-
-
-def _summary(returns: np.ndarray, references: ReferenceScores | None) -> dict[str, Any]:
-    result = {"return_mean": float(returns.mean()), "return_std": float(returns.std()), "episodes": len(returns)}
-    return result if references is None else result | {"normalized": float(references.normalize(returns.mean()))}
-
-
-def _curve_scores(run: Path, references: ReferenceScores | None) -> dict[str, Any]:
-    """Of the evaluations during training: the best (chosen after the fact), and the mean of the last."""
-    if not (run / "evaluations.npz").exists():
-        return {}
-    with np.load(run / "evaluations.npz") as saved:
-        results = saved["results"]
-    best, late = results[results.mean(1).argmax()], results[-LAST_EVALUATIONS:]
-    return {
-        "best_of_evaluations": _summary(best, references) | {"chosen_from": len(results)},
-        "mean_of_last_evaluations": _summary(late.ravel(), references) | {"evaluations": len(late)},
-    }
-
-
-def _write_csv(path: Path, returns: np.ndarray, lengths: np.ndarray) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["episode", "return", "length"])
-        writer.writerows(zip(range(len(returns)), returns, lengths))
-
-
-def _cloning_beside(run: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """Scores of behaviour cloning on the same dataset."""
-    found = []
-    for path in sorted((run.parent.parent / "bc").glob(f"*/{SCORES}")):
-        scores = json.loads(path.read_text())
-        if scores["dataset"]["fingerprint"] == fingerprint and "last" in scores:
-            found.append(scores["last"])
-    return found
-
-
-def _draw(run: Path, dataset: OfflineDataset, references: ReferenceScores | None) -> None:
-    """The curve of evaluations, beside the returns in the dataset."""
-    if not (run / "evaluations.npz").exists():
-        return
-    with np.load(run / "evaluations.npz") as saved:
-        steps, results = saved["timesteps"], saved["results"]
-    figure = Figure(figsize=(6, 4))
-    axis = figure.subplots()
-    axis.plot(
-        steps, results.mean(1), marker="o", markersize=3, label="evaluations (line: mean, band: lowest to highest episode)"
-    )
-    axis.fill_between(steps, results.min(1), results.max(1), alpha=0.2, linewidth=0)
-    axis.axhline(dataset.episode_returns.mean(), color="0.4", linestyle="--", label="behaviour: mean return in the dataset")
-    axis.set(title=run.name, xlabel="gradient steps", ylabel="return")
-    axis.legend(frameon=False, fontsize=8)
-    axis.grid(alpha=0.3)
-    axis.spines["top"].set_visible(False)
-    if references is not None:
-        right = axis.twinx()
-        right.set_ylim(*references.normalize(np.array(axis.get_ylim())))
-        right.set_ylabel(f"normalised ({references.name})")
-        right.spines["top"].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(run / "learning_curve.png", dpi=130)
-
-
-def _print(scores: dict[str, Any], cloning: list[dict[str, Any]]) -> None:
-    reference = scores["reference"]
-    print(f"\n{'':34}{'return':>18}{'normalised' if reference else '':>12}")
-    rows = [("behaviour (mean of the dataset)", scores["behaviour"])]
-    rows += [(f"bc, run {number}", row) for number, row in enumerate(cloning, 1) if scores["algo"] != "bc"]
-    rows += [
-        (label.format(**scores.get(name, {})), scores[name])
-        for name, label in (
-            ("last", scores["algo"] + ", last policy, {episodes} episodes"),
-            ("mean_of_last_evaluations", "mean of the last {evaluations} evaluations"),
-            ("best_of_evaluations", "best of {chosen_from} evaluations"),
-        )
-        if name in scores
-    ]
-    for label, row in rows:
-        value = f"{row['return_mean']:.1f} ± {row['return_std']:.1f}"
-        print(f"{label:34}{value:>18}{row['normalized'] if reference else '':>12{'.1f' if reference else ''}}")
-    if reference:
-        print(f"0 and 100 are returns of {reference['low']:g} and {reference['high']:g}: {reference['name']}.")
-    if scores["algo"] != "bc" and not cloning:
-        print("No run of bc on this dataset lies beside it: sb3-pgr train --algo bc --dataset ... gives what to compare with.")
-    estimates = ", ".join(f"{name} {value:.4g}" for name, value in scores["off_policy"].items())
-    print(f"From the dataset alone: {estimates}")

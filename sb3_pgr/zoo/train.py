@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dataset", metavar="FILE", help="learn from it, without an environment: npz, HDF5, Minari id or folder"
     )
-    parser.add_argument("--final-episodes", type=int, default=100, help="episodes of the last evaluation, with --dataset")
+    parser.add_argument("--final-episodes", type=int, help="episodes of an evaluation at the end (with --dataset: 100)")
     parser.add_argument("--checkpoint-freq", type=int, default=10_000, help="steps between resumable checkpoints; 0 for none")
     parser.add_argument("--keep-checkpoints", type=int, default=3, help="number of checkpoints kept")
     parser.add_argument("--video-freq", type=int, default=0, help="steps between videos; 0 for none")
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
     known, rest = _parser().parse_known_args(argv)
     for name in ("checkpoint_freq", "video_freq", "final_episodes"):
-        if getattr(known, name) < 0:
+        if (getattr(known, name) or 0) < 0:
             raise UsageError(f"--{name.replace('_', '-')} must be 0 or more.")
     for name in ("keep_checkpoints", "video_episodes", "video_width", "video_height"):
         if getattr(known, name) < 1:

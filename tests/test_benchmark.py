@@ -1,0 +1,95 @@
+"""Many runs by command."""
+
+import csv
+import json
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import yaml
+from commands import command, run
+
+SPEC = {
+    "tasks": {"pendulum": {"dataset": "data.npz"}},
+    "algorithms": {"bc": {"policy_kwargs": {"net_arch": [8]}}, "td3": {"algo": "td3_bc", "policy_kwargs": {"net_arch": [8]}}},
+    "seeds": [0, 1],
+    "n_timesteps": 60,
+    "eval_freq": 30,
+    "eval_episodes": 1,
+    "final_episodes": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("benchmark")
+    run("collect", "--env", "Pendulum-v1", "--random", "--episodes", 5, "-o", root / "data.npz")
+    (root / "spec.yml").write_text(yaml.safe_dump(SPEC))
+    return root
+
+
+def test_runs_once_and_reports(folder):
+    output = run("benchmark", "spec.yml", "-o", "out", "--jobs", 2, cwd=folder)
+    assert "4 runs, 0 finished before" in output and "4 of 4 runs" in output
+    with open(folder / "out" / "runs.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["algorithm"], row["seed"]) for row in rows] == [("bc", "0"), ("td3", "0"), ("bc", "1"), ("td3", "1")]
+    scores = json.loads(next((folder / "out/pendulum/td3/seed_1").glob("*/*/scores.json")).read_text())
+    assert float(rows[3]["return_mean"]) == scores["last"]["return_mean"] and scores["seed"] == 1
+    table = (folder / "out" / "table.md").read_text()
+    values = [float(row["return_mean"]) for row in rows if row["algorithm"] == "td3"]
+    assert f"| {np.mean(values):.1f} [" in table and "*behaviour (mean of the dataset)*" in table
+    assert (folder / "out" / "curves.png").stat().st_size > 5_000
+
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("out/**/scores.json")}
+    assert "4 runs, 4 finished before" in run("benchmark", "spec.yml", "-o", "out", cwd=folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("out/**/scores.json")} == before
+
+
+def test_an_interrupted_benchmark_goes_on(folder):
+    long = SPEC | {"n_timesteps": 6_000, "eval_freq": 100_000, "algorithms": {"td3_bc": None}, "seeds": [0]}
+    (folder / "long.yml").write_text(yaml.safe_dump(long))
+    process = subprocess.Popen(command("benchmark", "long.yml", "-o", "long"), cwd=folder, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(folder.glob("long/**/run.json")) and time.time() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 130
+    assert list(folder.glob("long/**/checkpoints/*/manifest.json")) and not list(folder.glob("long/**/scores.json"))
+    run("benchmark", "long.yml", "-o", "long", cwd=folder)
+    log = next(folder.glob("long/**/seed_0.log")).read_text()
+    assert "Resuming from" in log
+    assert json.loads(next(folder.glob("long/**/scores.json")).read_text())["updates"] == 6_000
+
+
+def test_online_tasks_and_failures(folder):
+    small = {"learning_starts": 50, "gradient_steps": 1, "policy_kwargs": {"net_arch": [8]}}
+    spec = SPEC | {
+        "tasks": {"pendulum": "Pendulum-v1"}, "seeds": [0], "n_timesteps": 200, "eval_freq": 100,
+        "algorithms": {"redq": small, "broken": {"algo": "redq", "batch_size": -1}},
+    }  # fmt: skip
+    (folder / "online.yml").write_text(yaml.safe_dump(spec))
+    output = run("benchmark", "online.yml", "-o", "online", "--jobs", 2, expect=1, cwd=folder)
+    assert "FAILED: pendulum broken seed 0" in output and "1 of 2 runs" in output
+    assert "batch_size=-1" in (folder / "online/pendulum/broken/seed_0.log").read_text()
+    table = (folder / "online" / "table.md").read_text()
+    assert "| pendulum | redq |" in table and "behaviour" not in table
+
+
+def test_everything_wrong_is_said_at_once(folder):
+    spec = {
+        "tasks": {"a": {"dataset": "nowhere.npz"}, "b": "Nowhere-v0", "c": 3}, "algorithms": {"iqll": {}, "iql": {"expectil": 1}},
+        "seeds": [0, 0], "n_timesteps": -5, "colour": "red",
+    }  # fmt: skip
+    (folder / "wrong.yml").write_text(yaml.safe_dump(spec))
+    output = run("benchmark", "wrong.yml", "-o", "wrong", expect=2, cwd=folder)
+    for message in ("unknown key 'colour'", "Did you mean iql", "expectil", "seeds must be", "n_timesteps must be", "nowhere.npz",
+                    "Nowhere", "tasks: c: must be"):  # fmt: skip
+        assert message in output, message
+    assert "8 problem(s)" in output or "9 problem(s)" in output
+    assert not (folder / "wrong").exists() and "Traceback" not in output
+    assert "no file" in run("benchmark", "nothing.yml", expect=2, cwd=folder)
+    assert "None of the 4 runs" in run("benchmark", "spec.yml", "-o", "empty", "--report", expect=2, cwd=folder)
