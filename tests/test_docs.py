@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("buffers.md", "pgr.md", "offline.md")
+PAGES = ("buffers.md", "pgr.md", "offline.md", "td3_bc.md", "iql.md", "cql.md", "bcq.md", "bc.md")
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL) for page in PAGES}
 SETTING = """
 import gymnasium as gym
@@ -25,6 +25,7 @@ def shortened(block: str) -> str:
     block = (
         block.replace("learn(100_000", "learn(30")
         .replace("learn(5_000", "learn(30")
+        .replace("fit(100_000", "fit(30")
         .replace('"HalfCheetah-v5"', '"Pendulum-v1"')
     )
     return re.sub(r"buffer_size=\d+_\d+", "buffer_size=100", block)
