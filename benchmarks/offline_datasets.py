@@ -54,7 +54,9 @@ def train(task: str, phase: str, steps: int, gradient_steps: int, folder: Path) 
     model = agent(task, gradient_steps)
     if phase == "expert":
         medium = agent(task, 1)
-        checkpoint = ResumableCheckpoint(folder / "medium", SNAPSHOT_FREQ, keep=1, resume_from=latest_checkpoint(folder / "medium"))
+        checkpoint = ResumableCheckpoint(
+            folder / "medium", SNAPSHOT_FREQ, keep=1, resume_from=latest_checkpoint(folder / "medium")
+        )
         checkpoint.restore(medium)
         model.set_parameters(medium.get_parameters())
         model.replay_buffer, model.num_timesteps = medium.replay_buffer, medium.num_timesteps

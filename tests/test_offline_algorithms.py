@@ -149,7 +149,7 @@ def test_online_from_scratch(algorithm, small):
 def test_dict_observations(algorithm, data, small):
     split = dict(data)
     for name in ("observations", "next_observations"):
-        split[name] = {"angle": data[name][:, :2], "speed": data[name][:, 2:]}
+        split[name] = {"speed": data[name][:, 2:], "angle": data[name][:, :2]}  # not in the order of the space
     model = algorithm("MultiInputPolicy", dataset=split, **small).learn(20)
     one = algorithm("MlpPolicy", dataset=data, **small).learn(20)
     batch = {"angle": data["observations"][:4, :2], "speed": data["observations"][:4, 2:]}

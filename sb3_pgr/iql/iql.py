@@ -150,8 +150,8 @@ class IQL(OfflineAlgorithm):
 
     def _losses(self, batch: Block) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """
-        Of the actor, imitation weighted by ``exp(beta A)``, at most ``max_weight`` (equation 7); of the critics, the sum of mean
-        squared errors to the value of the next state (equation 6).
+        Of the actor, imitation weighted by ``exp(beta A)``, at most ``max_weight`` (equation 7); of the critics, the sum of
+        mean squared errors to the value of the next state (equation 6).
         """
         policy, obs = self.policy, batch["observations"]
         with th.no_grad():

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +15,7 @@ from stable_baselines3.common.utils import get_device, obs_as_tensor
 
 from sb3_pgr.common.ensembles import EnsembleMLP
 from sb3_pgr.common.optimizers import optimizer_step
-from sb3_pgr.offline.checks import NAMES, dataset_from_arrays
+from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, take
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.offline.transforms import DatasetNormExtractor
@@ -250,11 +249,7 @@ def _fitting(model: BaseAlgorithm, dataset: Any) -> OfflineDataset:
     parts = given[0].values() if isinstance(given[0], spaces.Dict) else [given[0]]
     if not all(isinstance(part, spaces.Box) for part in (*parts, given[1])):
         raise ValueError(f"{type(model).__name__} must have observations and actions in a Box, not {given[0]}, {given[1]}.")
-    dataset = load_dataset(dataset, *given)
-    dataset = dataset_from_arrays({name: getattr(dataset, name) for name in NAMES}, dataset.source, *given)
-    if isinstance(given[0], spaces.Dict):  # features are in the order of its keys, so statistics have to be
-        dataset = replace(dataset, observations={key: dataset.observations[key] for key in given[0]})
-    return dataset
+    return with_spaces(load_dataset(dataset, *given), *given)
 
 
 def _scaled(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:

@@ -31,7 +31,12 @@ class DatasetNormExtractor(BaseFeaturesExtractor):
 
     def fit(self, dataset: OfflineDataset, epsilon: float = 1e-3) -> None:
         """Mean and standard deviation (plus ``epsilon``) of the dataset's observations, computed in float64."""
-        flat = _flat(dataset.observations)
+        parts = dataset.observations
+        if isinstance(parts, dict):  # in the order that forward has, whatever that of the data is
+            parts = [parts[key] for key in self._observation_space]  # type: ignore[attr-defined]
+        else:
+            parts = [parts]
+        flat = np.concatenate([part.reshape(len(part), -1).astype(np.float64) for part in parts], 1)
         self.mean.copy_(th.as_tensor(flat.mean(0)))
         self.scale.copy_(th.as_tensor(flat.std(0) + epsilon))
 
@@ -39,11 +44,6 @@ class DatasetNormExtractor(BaseFeaturesExtractor):
         if isinstance(observations, dict):
             observations = th.cat([observations[key].flatten(1) for key in self._observation_space], 1)  # type: ignore[attr-defined]
         return (observations.flatten(1).float() - self.mean) / self.scale
-
-
-def _flat(observations: Any) -> np.ndarray:
-    parts = observations.values() if isinstance(observations, dict) else [observations]
-    return np.concatenate([part.reshape(len(part), -1).astype(np.float64) for part in parts], 1)
 
 
 def reward_map(transform: str | tuple[float, float], dataset: OfflineDataset) -> tuple[float, float]:
