@@ -1,0 +1,39 @@
+"""The catalogue: items as mixtures of topics."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Items:
+    """
+    :param embeddings: ``(n_items, n_topics * topic_size)`` float32 of length 1, topic by topic
+    :param topics: main topic of each item ``(n_items,)``
+    """
+
+    embeddings: np.ndarray
+    topics: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """Models are of one catalogue; this tells which."""
+        return hashlib.sha256(np.ascontiguousarray(self.embeddings).tobytes()).hexdigest()[:16]
+
+
+def draw_items(n_items: int = 1_000, n_topics: int = 10, topic_size: int = 2, peakedness: float = 1.0, seed: int = 0) -> Items:
+    """
+    Draw a catalogue (Deffayet et al. 2023, section 5.1): topic weights uniform on (0, 1) and scaled to sum 1, times folded normal
+    vectors clipped at 1; each number to the power ``peakedness``; scaled to length 1.
+
+    :param peakedness: 1 for the law of the published files, of both kinds; 2 for the paper's text on its focused items
+    """
+    generator = np.random.default_rng(seed)
+    weights = generator.uniform(size=(n_items, n_topics, 1))
+    weights /= weights.sum(1, keepdims=True)
+    directions = np.abs(np.clip(0.4 * generator.standard_normal((n_items, n_topics, topic_size)), -1, 1))
+    blocks = (weights * directions) ** peakedness
+    blocks /= np.linalg.norm(blocks, axis=(1, 2), keepdims=True)
+    topics = np.linalg.norm(blocks, axis=2).argmax(1)
+    return Items(blocks.reshape(n_items, -1).astype(np.float32), topics)
