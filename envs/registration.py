@@ -31,7 +31,17 @@ DMC_TASKS: dict[str, tuple[str, ...]] = {
 
 
 def register_envs() -> None:
-    """Register ``dmc/<domain>-<task>-v0`` and the bare ``<domain>-<task>-v0`` of PGR; safe to call twice."""
+    """Register ``dmc/<domain>-<task>-v0``, the bare ``<domain>-<task>-v0`` of PGR, and the worlds of GeMS; safe to call twice."""
+    for items in ("focused", "diffuse"):
+        for world in ("topdown", "mix", "divpen"):
+            env_id = f"gems/{items}_{world}-v0"
+            if env_id not in gym.registry:
+                gym.register(
+                    env_id,
+                    entry_point="sb3_pgr.envs.gems.env:GemsEnv",
+                    vector_entry_point="sb3_pgr.envs.gems.vector:GemsVectorEnv",
+                    kwargs=dict(items=items, world=world),
+                )
     for domain, tasks in DMC_TASKS.items():
         for task in tasks:
             for env_id in (f"dmc/{domain}-{task}-v0", f"{domain}-{task}-v0"):
@@ -62,7 +72,7 @@ def _successor_of_retired(env_id: str) -> str | None:
 
 
 def list_env_ids() -> list[str]:
-    """The ids this library adds or vouches for: DeepMind Control and Gymnasium's MuJoCo tasks v4 and v5."""
+    """The ids this library adds or vouches for: DeepMind Control, GeMS, and Gymnasium's MuJoCo tasks v4 and v5."""
     dmc = [f"dmc/{domain}-{task}-v0" for domain, tasks in DMC_TASKS.items() for task in tasks]
     mujoco = [
         env_id
@@ -73,7 +83,8 @@ def list_env_ids() -> list[str]:
         # Pusher-v4 was made for MuJoCo 2 and refuses to start on any later one.
         and env_id != "Pusher-v4"
     ]
-    return sorted(dmc) + sorted(mujoco)
+    gems = [env_id for env_id in gym.registry if env_id.startswith("gems/")]
+    return sorted(dmc) + sorted(gems) + sorted(mujoco)
 
 
 def resolve_env_id(env_id: str) -> str:

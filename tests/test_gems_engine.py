@@ -205,8 +205,8 @@ def test_bad_slates(slates, message):
 
 @pytest.mark.parametrize(
     "config",
-    [dict(click_model="top"), dict(n_topics=17), dict(slate_size=12, diversity_threshold=2), dict(influence=0), dict(horizon=0),
-     dict(boredom_threshold=9)],
+    [dict(click_model="top"), dict(n_topics=17), dict(slate_size=12, diversity_threshold=2), dict(influence=0),
+     dict(horizon=0), dict(boredom_threshold=9)],
 )  # fmt: skip
 def test_bad_worlds(config):
     with pytest.raises(ValueError):

@@ -30,3 +30,13 @@ def uniform(keys: np.ndarray, n: int, offset: int = 0) -> np.ndarray:
 def normal(keys: np.ndarray, n: int, offset: int = 0) -> np.ndarray:
     """Standard normal numbers ``(len(keys), n)``, float32."""
     return ndtri(uniform(keys, n, offset).astype(np.float64)).astype(np.float32)
+
+
+def episode_keys(seeds: np.ndarray, episode: int) -> np.ndarray:
+    """
+    Keys of the episodes of several environments.
+
+    :param seeds: of the environments ``(n,)``
+    :param episode: how many there were before
+    """
+    return mixed(mixed(np.asarray(seeds).astype(np.uint64)) + np.uint64(episode))

@@ -1,0 +1,137 @@
+"""Many users of GeMS at once: for Gymnasium, and for SB3."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from sb3_pgr.envs.gems.items import Items
+from sb3_pgr.envs.gems.random import episode_keys
+from sb3_pgr.envs.gems.world import action_space, make_engine, observation_space, observations
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+Observations = dict[str, np.ndarray]
+
+
+class _Users:
+    """Users whose episodes begin and end together."""
+
+    def __init__(self, n: int, items: str | Items, world: str, **changes: Any):
+        self.engine = make_engine(items, world, **changes)
+        self.seeds = np.random.SeedSequence().generate_state(n, np.uint64) >> np.uint64(2)
+        self.episode = -1
+
+    def seed(self, seeds: np.ndarray) -> None:
+        self.seeds, self.episode = seeds, -1
+
+    def reset(self) -> Observations:
+        self.episode += 1
+        slates, outcome = self.engine.reset(episode_keys(self.seeds, self.episode))
+        return observations(slates, outcome.clicks)
+
+    def step(self, slates: np.ndarray) -> tuple[Observations, np.ndarray, bool]:
+        """What they see, their clicks, and whether the episodes are over."""
+        outcome = self.engine.step(slates)
+        over = self.engine.step_number >= self.engine.config.horizon
+        return observations(slates, outcome.clicks), outcome.clicks.sum(1), over
+
+
+class GemsVectorEnv(VectorEnv):
+    """
+    ``GemsEnv`` for many users in one: the same episodes, bit for bit, as those of single environments with the same seeds.
+    Episodes begin again in the step that ends them (``AutoresetMode.SAME_STEP``).
+
+    :param num_envs: users
+    :param items: see ``GemsEnv``
+    :param world: see ``GemsEnv``
+    :param changes: see ``GemsEnv``
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+
+    def __init__(self, num_envs: int = 1, items: str | Items = "focused", world: str = "topdown", **changes: Any):
+        changes.pop("render_mode", None)
+        self.num_envs = num_envs
+        self.users = _Users(num_envs, items, world, **changes)
+        self.single_observation_space = observation_space(self.users.engine)
+        self.single_action_space = action_space(self.users.engine)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        if seed is not None:
+            seeds = np.arange(seed, seed + self.num_envs) if isinstance(seed, int) else np.asarray(seed)
+            self.users.seed(seeds)
+        return self.users.reset(), {}
+
+    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        obs, rewards, over = self.users.step(actions)
+        truncated = np.full(self.num_envs, over)
+        info: dict[str, Any] = {}
+        if over:
+            info = {"final_obs": obs, "_final_obs": truncated}
+            obs = self.users.reset()
+        return obs, rewards.astype(np.float64), np.zeros(self.num_envs, bool), truncated, info
+
+
+class GemsVecEnv(VecEnv):
+    """
+    ``GemsEnv`` for many users as SB3's ``VecEnv``; episodes are reported as ``Monitor`` does.
+
+    :param n_envs: users
+    :param items: see ``GemsEnv``
+    :param world: see ``GemsEnv``
+    :param changes: see ``GemsEnv``
+    """
+
+    def __init__(self, n_envs: int, items: str | Items = "focused", world: str = "topdown", **changes: Any):
+        self.users = _Users(n_envs, items, world, **changes)
+        self.render_mode = None
+        super().__init__(n_envs, observation_space(self.users.engine), action_space(self.users.engine))
+        self._returns, self._started = np.zeros(n_envs), time.time()
+
+    def reset(self) -> Observations:
+        if self._seeds[0] is not None:
+            self.users.seed(np.asarray(self._seeds))
+            self._reset_seeds()
+        self._returns[:] = 0
+        return self.users.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, rewards, over = self.users.step(self._actions)
+        self._returns += rewards
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if over:
+            length, seconds = self.users.engine.config.horizon, round(time.time() - self._started, 6)
+            for i, info in enumerate(infos):
+                info["terminal_observation"] = {name: value[i] for name, value in obs.items()}
+                info["TimeLimit.truncated"] = True
+                info["episode"] = {"r": float(self._returns[i]), "l": length, "t": seconds}
+            obs = self.users.reset()
+            self._returns = np.zeros(self.num_envs)
+        return obs, rewards.astype(np.float32), np.full(self.num_envs, over), infos
+
+    def close(self) -> None:
+        pass
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise NotImplementedError("Users are simulated together; there is no environment of each.")
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))

@@ -1,0 +1,51 @@
+"""The six published worlds by name, and what their Gymnasium environments share."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from sb3_pgr.envs.gems.engine import GemsConfig, GemsEngine
+from sb3_pgr.envs.gems.items import Items, draw_items
+
+ITEM_SEEDS = {"focused": 0, "diffuse": 1}
+WORLDS: dict[str, dict[str, Any]] = {
+    "topdown": {},
+    "mix": {"click_model": "mixed"},
+    "divpen": {"click_model": "mixed", "diversity_penalty": 3.0},
+}
+
+
+def make_engine(items: str | Items, world: str, **changes: Any) -> GemsEngine:
+    """
+    :param items: ``"focused"``, ``"diffuse"``, or a catalogue
+    :param world: ``"topdown"``, ``"mix"`` or ``"divpen"``
+    :param changes: numbers of ``GemsConfig`` that are to differ
+    :raises ValueError: if a name is not known
+    """
+    if world not in WORLDS:
+        raise ValueError(f"world={world!r} must be one of {', '.join(WORLDS)}.")
+    if isinstance(items, str) and items not in ITEM_SEEDS:
+        raise ValueError(f"items={items!r} must be one of {', '.join(ITEM_SEEDS)}, or Items.")
+    return GemsEngine(_catalogue(items) if isinstance(items, str) else items, GemsConfig(**WORLDS[world] | changes))
+
+
+@lru_cache
+def _catalogue(kind: str) -> Items:
+    return draw_items(seed=ITEM_SEEDS[kind])
+
+
+def observation_space(engine: GemsEngine) -> spaces.Dict:
+    """The last slate and what was clicked; slates are a ``Box``, since SB3 would expand a ``MultiDiscrete`` to 10 000 numbers."""
+    k, n = engine.config.slate_size, len(engine.items.topics)
+    return spaces.Dict({"slate": spaces.Box(0, n - 1, (k,), np.int32), "clicks": spaces.MultiBinary(k)})
+
+
+def action_space(engine: GemsEngine) -> spaces.MultiDiscrete:
+    """A slate."""
+    return spaces.MultiDiscrete([len(engine.items.topics)] * engine.config.slate_size)
+
+
+def observations(slates: np.ndarray, clicks: np.ndarray) -> dict[str, np.ndarray]:
+    """As in ``observation_space``, for all users."""
+    return {"slate": slates.astype(np.int32), "clicks": clicks.astype(np.int8)}
