@@ -31,7 +31,7 @@ DMC_TASKS: dict[str, tuple[str, ...]] = {
 
 
 def register_envs() -> None:
-    """Register ``dmc/<domain>-<task>-v0``, the bare ``<domain>-<task>-v0`` of PGR, and the worlds of GeMS; safe to call twice."""
+    """Register ``dmc/<domain>-<task>-v0``, the bare ``<domain>-<task>-v0`` of PGR, and GeMS; safe to call twice."""
     for items in ("focused", "diffuse"):
         for world in ("topdown", "mix", "divpen"):
             env_id = f"gems/{items}_{world}-v0"

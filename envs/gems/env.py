@@ -15,8 +15,8 @@ class GemsEnv(gym.Env):
     """
     Show slates to a user; the reward of a step is the number of clicks. After ``horizon`` slates the episode is cut off.
 
-    Observation: the slate that was shown, and which of its items were clicked. What the user likes, and what bores, is hidden; it
-    is in ``info`` (``preferences``, ``bored``, ``probabilities``).
+    Observation: the slate that was shown, and which of its items were clicked. What the user likes, and what bores, is hidden;
+    it is in ``info`` (``preferences``, ``bored``, ``probabilities``).
 
     :param items: ``"focused"``, ``"diffuse"``, or a catalogue
     :param world: ``"topdown"``, ``"mix"`` or ``"divpen"``

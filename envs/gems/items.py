@@ -24,8 +24,8 @@ class Items:
 
 def draw_items(n_items: int = 1_000, n_topics: int = 10, topic_size: int = 2, peakedness: float = 1.0, seed: int = 0) -> Items:
     """
-    Draw a catalogue (Deffayet et al. 2023, section 5.1): topic weights uniform on (0, 1) and scaled to sum 1, times folded normal
-    vectors clipped at 1; each number to the power ``peakedness``; scaled to length 1.
+    Draw a catalogue (Deffayet et al. 2023, section 5.1): topic weights uniform on (0, 1) and scaled to sum 1, times folded
+    normal vectors clipped at 1; each number to the power ``peakedness``; scaled to length 1.
 
     :param peakedness: 1 for the law of the published files, of both kinds; 2 for the paper's text on its focused items
     """

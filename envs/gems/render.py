@@ -36,7 +36,7 @@ def as_image(engine: GemsEngine, slate: np.ndarray, clicks: np.ndarray) -> np.nd
     step, floor, top = (WIDTH - 2 * MARGIN) / n, 230, 40
     for topic, weight in enumerate(weights):
         left = MARGIN + topic * step
-        box = (left + 4, floor - (floor - top) * min(float(weight), 1.0), left + step - 4, floor)
+        box = (left + 4, floor - (floor - top) * min(float(weight) / 0.6, 1.0), left + step - 4, floor)
         bored = engine.bored[0, topic]
         draw.rectangle(box, fill="white" if bored else COLORS[topic], outline=COLORS[topic], width=2)
         draw.text((left + step / 2 - 4, floor + 6), str(topic), fill="black")

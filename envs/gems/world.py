@@ -36,7 +36,7 @@ def _catalogue(kind: str) -> Items:
 
 
 def observation_space(engine: GemsEngine) -> spaces.Dict:
-    """The last slate and what was clicked; slates are a ``Box``, since SB3 would expand a ``MultiDiscrete`` to 10 000 numbers."""
+    """The last slate and what was clicked; slates are a ``Box``, for SB3 makes 10 000 numbers of a ``MultiDiscrete``."""
     k, n = engine.config.slate_size, len(engine.items.topics)
     return spaces.Dict({"slate": spaces.Box(0, n - 1, (k,), np.int32), "clicks": spaces.MultiBinary(k)})
 

@@ -26,8 +26,8 @@ LAST_EVALUATIONS = 10
 
 def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path, episodes: int) -> None:
     """
-    Evaluate the last policy and write ``scores.json``, ``final_episodes.csv`` and ``learning_curve.png``; print a table. If the
-    model learned from a dataset, the table has the return of its behaviour, and behaviour cloning's if a run of it lies beside.
+    Evaluate the last policy and write ``scores.json``, ``final_episodes.csv`` and ``learning_curve.png``; print a table. If
+    the model learned from a dataset, the table has its behaviour's return, and behaviour cloning's if a run of it lies beside.
 
     :param model: trained
     :param algo: its name on the command line
