@@ -47,6 +47,10 @@ def test_runs_once_and_reports(folder):
     assert "4 runs, 4 finished before" in run("benchmark", "spec.yml", "-o", "out", cwd=folder)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("out/**/scores.json")} == before
 
+    (folder / "spec.yml").write_text(yaml.safe_dump(SPEC | {"n_timesteps": 90}))
+    assert "runs of other settings: pendulum bc seed 0" in run("benchmark", "spec.yml", "-o", "out", expect=2, cwd=folder)
+    (folder / "spec.yml").write_text(yaml.safe_dump(SPEC))
+
 
 def test_an_interrupted_benchmark_goes_on(folder):
     long = SPEC | {"n_timesteps": 6_000, "eval_freq": 100_000, "algorithms": {"td3_bc": None}, "seeds": [0]}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_pgr.common.evaluation import bootstrap_interval, evaluate_episodes, interquartile_mean
 from sb3_pgr.offline import load_dataset
@@ -47,6 +47,14 @@ class Half:
 
     def predict(self, obs, state=None, episode_start=None, deterministic=True):
         return np.tile(np.float32([0, 5]), (len(obs), 1)), None
+
+
+class Broken(Counter):
+    """Its third episode has a reward that is none."""
+
+    def step(self, action):
+        result = super().step(action)
+        return (result[0], float("nan"), *result[2:]) if self.total == 9 else result
 
 
 def envs(*arguments):
@@ -104,8 +112,13 @@ def test_interrupting_keeps_finished_episodes(capsys):
         collect(envs(dict(interrupt_at=2)), Half(), episodes=100)
 
 
+def test_errors_keep_finished_episodes():
+    data = collect(DummyVecEnv([Broken]), Half(), episodes=100)
+    assert len(data.episode_ends) == 2 and "nan in its reward" in data.metadata["stopped_by"]
+
+
 def test_below_vec_normalize_everything_is_raw():
-    env = VecNormalize(envs({}, dict(length=3)))
+    env = VecNormalize(envs({}, dict(length=3)), clip_obs=0.1)  # clips all, and the last observations too
     seen = []
 
     class Watch(Half):
@@ -116,7 +129,9 @@ def test_below_vec_normalize_everything_is_raw():
     data = collect(env, Watch(), episodes=6)
     plain = collect(envs({}, dict(length=3)), Half(), episodes=6)
     assert data.fingerprint == plain.fingerprint
-    assert np.abs(np.concatenate(seen)).min() > 0 or np.concatenate(seen).mean() != plain.observations.mean()
+    assert np.abs(np.concatenate(seen)).max() <= 0.1 < plain.observations.max()
+    with pytest.raises(ValueError, match="outermost"):
+        collect(VecFrameStack(env, 2), Half(), episodes=1)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +176,8 @@ def test_reference_scores():
     assert own.normalize(15) == 50 and own.name == "ours"
     assert reference_scores("X-v0", {"ref_min_score": 0, "ref_max_score": 4}).normalize(1) == 25
     assert reference_scores("Unknown-v0") is None and reference_scores(None) is None
-    assert reference_scores("AntMaze_UMaze-v5").high == 1 and reference_scores("AdroitHandPen-v1").low == 96.262799
+    assert reference_scores("AdroitHandPen-v1").low == 96.262799
+    assert reference_scores("dmc/hopper-hop-v0") is None and reference_scores("AntMaze_UMaze-v5") is None
 
 
 def test_statistics_over_seeds():

@@ -227,6 +227,7 @@ def test_bc_of_the_best_episodes(data):
     kept = model.replay_buffer.sources["dataset"]
     assert kept.size() == whole.episode_lengths[best]
     np.testing.assert_allclose(kept.rewards[: kept.size(), 0].sum(), whole.episode_returns[best], rtol=1e-4)
+    assert len(model.dataset) == len(whole) and model.dataset_fingerprint == whole.fingerprint  # what it is judged by
     with pytest.raises(ValueError, match="best_fraction=0 must be above 0"):
         BC("MlpPolicy", dataset=data, best_fraction=0, **SMALL)
 

@@ -42,12 +42,18 @@ def test_train_evaluate_resume(folder):
     assert scores["behaviour"]["return_mean"] == pytest.approx(data.episode_returns.mean())
     assert scores["dataset"] == {"source": str(folder / "data.npz"), "fingerprint": data.fingerprint, "rows": 1000}
     assert scores["last"]["episodes"] == 3 and scores["updates"] == 40 and scores["best_of_evaluations"]["chosen_from"] == 2
-    assert set(scores["off_policy"]) == {"td_error", "initial_value", "average_value", "soft_opc", "action_difference"}
+    assert set(scores["off_policy"]) == {
+        "td_error", "initial_value", "average_value", "soft_opc", "action_difference", "rows"
+    }  # fmt: skip
     episodes = np.genfromtxt(root / "final_episodes.csv", delimiter=",", names=True)
     assert episodes["return"].mean() == pytest.approx(scores["last"]["return_mean"])
     assert (root / "learning_curve.png").stat().st_size > 5_000
     config = yaml.safe_load((root / ENV / "config.yml").read_text().split("\n", 1)[1])
     assert ["dataset", str(folder / "data.npz")] in config or "data.npz" in str(config)
+
+    (root / "scores.json").unlink()  # as if it had been killed after its last update
+    assert "behaviour" in run("train", "--resume", root)
+    assert json.loads((root / "scores.json").read_text())["updates"] == 40
 
     longer = run("train", "--resume", root, "-n", 60, "--final-episodes", 2)
     assert "at step 40" in longer
@@ -80,6 +86,7 @@ def test_without_any_environment(folder):
         (["--algo", "iql", "--dataset", "{data}", "--env", "CartPole-v1"], "do not fit Discrete"),
         (["--algo", "iql", "--dataset", "{data}", "--env", "MountainCarContinuous-v0"], "lie outside"),
         (["--algo", "iql", "--dataset", "{data}", "-params", "expectil:0.7"], "Did you mean 'expectile'"),
+        (["--algo", "iql", "--dataset", "{data}", "-params", "n_envs:4"], "n_envs must be 1"),
     ],
 )  # fmt: skip
 def test_refusals(folder, tmp_path, arguments, message):
@@ -115,6 +122,7 @@ def test_collect_from_runs(folder):
         (["--rows", "10", "-f", "empty"], "no saved model"),
         (["--replay", "-f", "empty"], "no saved model"),
         (["--random", "--rows", "10", "-o", "data.csv"], r"must end in .npz"),
+        (["--random", "--rows", "10", "--noise", "ou"], "not --random or --replay"),
     ],
 )
 def test_collect_refusals(tmp_path, arguments, message):

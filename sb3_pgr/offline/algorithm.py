@@ -178,8 +178,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
         :raises DatasetError: if it does not fit the model's spaces
         """
-        dataset = self._prepared(self._checked(dataset, SpacesOnly(self.observation_space, self.action_space)))
+        dataset = self._checked(dataset, SpacesOnly(self.observation_space, self.action_space))
         self.dataset, self.dataset_fingerprint, self.online = dataset, dataset.fingerprint, False
+        dataset = self._prepared(dataset)
         self.reward_scale, self.reward_shift = reward_map(self.reward_transform, dataset)
         largest = float(np.abs(self.reward_scale * dataset.rewards + self.reward_shift).max())
         self.value_bound = largest / (1 - self.gamma) if self.gamma < 1 and largest > 0 else math.inf

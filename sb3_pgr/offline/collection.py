@@ -8,6 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.offline.checks import dataset_from_arrays
 from sb3_pgr.offline.dataset import OfflineDataset
 
@@ -33,7 +34,8 @@ def collect(
     Run a policy and keep what happens, in whole episodes.
 
     Every environment gives the same number of episodes (up to one), so that short ones are not favoured. Observations and
-    rewards are recorded raw, also below ``VecNormalize``. Interrupted by Ctrl-C, it returns the episodes that are finished.
+    rewards are recorded raw, also below ``VecNormalize``. Stopped by Ctrl-C, or by an error of the environment, it returns the
+    episodes that are finished, and says why in ``metadata["stopped_by"]``.
 
     :param env: one or several environments with a ``Box`` or ``Discrete`` action space
     :param model: has ``predict``; none for uniformly random actions
@@ -50,6 +52,8 @@ def collect(
     :raises ValueError: on contradictory arguments, or if no episode was finished
     """
     space = env.action_space
+    if not isinstance(space, spaces.Box | spaces.Discrete):
+        raise ValueError(f"Actions must be Box or Discrete to be a dataset, not {space}.")
     if (episodes is None) == (rows is None):
         raise ValueError("Say how much to collect: either episodes or rows.")
     if (episodes if rows is None else rows or 0) < 1:  # type: ignore[operator]
@@ -59,9 +63,12 @@ def collect(
     if action_noise is not None and not isinstance(space, spaces.Box):
         raise ValueError(f"action_noise is for Box actions, not {space}; random_action_probability works for all.")
     actor = _Actor(env, model, deterministic, action_noise, random_action_probability, seed)
-    finished = _run(env, actor, _shares(episodes, env.num_envs), rows, seed, on_episode)
+    finished, stopped_by = _run(env, actor, _shares(episodes, env.num_envs), rows, seed, on_episode)
     if not finished:
         raise ValueError("Interrupted before an episode was finished: there is nothing to keep.")
+    if stopped_by is not None:
+        print(f"Stopped ({stopped_by}): {len(finished)} finished episodes are kept.")
+        metadata = {**(metadata or {}), "stopped_by": stopped_by}
     transitions = [row for episode in finished for row in episode]
     arrays = {name: _stacked([row[i] for row in transitions]) for i, name in enumerate(_COLUMNS)}
     return dataset_from_arrays(arrays, source, env.observation_space, space, env_id, metadata)
@@ -108,27 +115,33 @@ def _run(
     rows: int | None,
     seed: int,
     on_episode: Callable[[int, int, float], None] | None,
-) -> list[list[Row]]:
+) -> tuple[list[list[Row]], str | None]:
+    """Finished episodes, and what stopped the collection before its time."""
     normalize = unwrap_vec_normalize(env)
-    env.seed(seed)
-    obs = env.reset()
-    raw = obs if normalize is None else normalize.get_original_obs()
+    if normalize is not None:
+        if normalize is not env:
+            raise ValueError("VecNormalize must be the outermost wrapper of the environments.")
+        env = normalize.venv  # raw, where terminal observations are not clipped
+
+    def seen(obs: Any) -> Any:
+        return obs if normalize is None else normalize.normalize_obs(obs)
+
     running: list[list[Row]] = [[] for _ in range(env.num_envs)]
     finished: list[list[Row]] = []
     n_rows = 0
     try:
+        env.seed(seed)
+        obs = env.reset()
         while any(share > 0 for share in shares):
-            actions = actor(obs)
-            obs, rewards, dones, infos = env.step(actions)
-            if normalize is not None:
-                rewards = normalize.get_original_reward()
-            following = obs if normalize is None else normalize.get_original_obs()
+            actions = actor(seen(obs))
+            following, rewards, dones, infos = env.step(actions)
+            check_finite_transition(following, rewards, f"After {n_rows} rows", infos)
             for i in range(env.num_envs):
                 if shares[i] <= 0:
                     continue
                 timeout = bool(dones[i] and infos[i].get("TimeLimit.truncated", False))
-                after = _last(infos[i], normalize) if dones[i] else _at(following, i)
-                running[i].append((_at(raw, i), actions[i].copy(), rewards[i], after, bool(dones[i]) and not timeout, timeout))
+                after = infos[i]["terminal_observation"] if dones[i] else _at(following, i)
+                running[i].append((_at(obs, i), actions[i].copy(), rewards[i], after, bool(dones[i]) and not timeout, timeout))
                 if dones[i]:
                     actor.end_episode(i)
                     finished.append(running[i])
@@ -139,22 +152,20 @@ def _run(
                         shares = [float(share > 0 and bool(part)) for share, part in zip(shares, running)]
                     if on_episode is not None:
                         on_episode(len(finished), n_rows, float(sum(row[2] for row in finished[-1])))
-            raw = following
+            obs = following
     except KeyboardInterrupt:
-        print(f"Interrupted: {len(finished)} finished episodes are kept.")
-    return finished
+        return finished, "interrupted"
+    except Exception as error:
+        if not finished:
+            raise
+        return finished, str(error)
+    return finished, None
 
 
 def _at(observations: Any, index: int) -> Any:
     if isinstance(observations, dict):
         return {key: value[index].copy() for key, value in observations.items()}
     return observations[index].copy()
-
-
-def _last(info: dict[str, Any], normalize: Any) -> Any:
-    """The observation that an episode ended with."""
-    last = info["terminal_observation"]
-    return last if normalize is None else normalize.unnormalize_obs(last)
 
 
 def _stacked(values: list[Any]) -> Any:

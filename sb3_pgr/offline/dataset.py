@@ -166,10 +166,7 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     """
     first = datasets[0]
     for other in datasets[1:]:
-        same = (
-            other.observation_space.shape == first.observation_space.shape
-            and other.actions.shape[1:] == first.actions.shape[1:]
-        )
+        same = _shapes(other.observations) == _shapes(first.observations) and other.action_space == first.action_space
         if not same or other.env_id != first.env_id:
             raise DatasetError(
                 f"{other.source} ({other.env_id}, {other.observation_space}) cannot be joined to "
@@ -183,6 +180,12 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     parts = [{"source": part.source, "rows": len(part), **part.metadata} for part in datasets]
     metadata = {key: value for key, value in first.metadata.items() if key == "reference"} | {"parts": parts}
     return replace(first, **arrays, source=source, corrections=(), metadata=metadata)
+
+
+def _shapes(observations: Any) -> Any:
+    if isinstance(observations, Mapping):
+        return {key: part.shape[1:] for key, part in observations.items()}
+    return observations.shape[1:]
 
 
 def join(parts: Sequence[Any]) -> Any:

@@ -13,7 +13,6 @@ D4RL_V2 = {
     "hopper": (-20.272305, 3234.3),
     "walker2d": (1.629008, 4592.3),
     "ant": (-325.6, 3879.7),
-    "antmaze": (0.0, 1.0),
     "adroithandpen": (96.262799, 3076.8331017827),
     "adroithandhammer": (-274.856578, 12794.134825157),
     "adroithandrelocate": (-6.425911, 4233.8777977289),
@@ -56,7 +55,7 @@ def reference_scores(env_id: str | None, metadata: Mapping[str, Any] | None = No
         return ReferenceScores(str(own["name"]), float(own["random"]), float(own["expert"]))
     if metadata.get("ref_min_score") is not None and metadata.get("ref_max_score") is not None:
         return ReferenceScores("Minari metadata", float(metadata["ref_min_score"]), float(metadata["ref_max_score"]))
-    family = re.split(r"[-_]", (env_id or "").rpartition("/")[2].lower())[0]
-    if family in D4RL_V2:
-        return ReferenceScores(f"D4RL-v2 reference on {env_id}", *D4RL_V2[family])
-    return None
+    match = re.fullmatch(r"(\w+)-v\d+", (env_id or "").lower())  # dmc/hopper-hop-v0 is another hopper
+    if match is None or match[1] not in D4RL_V2:
+        return None
+    return ReferenceScores(f"D4RL-v2 reference on {env_id}", *D4RL_V2[match[1]])

@@ -1,6 +1,7 @@
 """``benchmark``: datasets or environments, times algorithms, times seeds: as many runs at once as the machine bears."""
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from sb3_pgr.zoo.run_folder import CHECKPOINTS
 from sb3_pgr.zoo.scores import SCORES
 
 KEYS = {"tasks", "algorithms", "seeds", "n_timesteps", "eval_freq", "eval_episodes", "final_episodes"}
+ARGUMENTS, GRACE_SECONDS = "arguments.json", 120
 DEFAULTS = {"eval_freq": 10_000, "eval_episodes": 10, "final_episodes": 100}
 
 
@@ -48,6 +50,12 @@ class Run:
     def run_folder(self) -> Path | None:
         """What ``train`` made, if it began."""
         return next(iter(sorted(path.parent for path in self.folder.glob("*/*/run.json"))), None)
+
+    @property
+    def other_arguments(self) -> bool:
+        """Whether there is a run of other settings in its place."""
+        path = self.folder / ARGUMENTS
+        return path.is_file() and json.loads(path.read_text()) != list(self.arguments)
 
     @property
     def finished(self) -> bool:
@@ -75,6 +83,9 @@ def main() -> None:
         raise UsageError("--jobs must be at least 1.")
     output = args.output or Path("logs") / args.spec.stem
     runs = read_spec(args.spec, output)
+    others = [f"{run.task} {run.arm} seed {run.seed}" for run in runs if run.other_arguments]
+    if others:
+        raise UsageError(f"In {output} are runs of other settings: {', '.join(others)}. Remove them, or choose another -o.")
     failed = [] if args.report else run_missing(runs, args.jobs)
     finished = [read_run(run.task, run.arm, run.seed, run.run_folder) for run in runs if run.finished and run.run_folder]
     if not finished:
@@ -204,15 +215,26 @@ def run_missing(runs: list[Run], jobs: int) -> list[Run]:
         for process in running.values():
             process.send_signal(signal.SIGINT)
         for process in running.values():
-            process.wait()
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
         signal.signal(signal.SIGTERM, previous)
     return failed
 
 
 def _start(run: Run) -> subprocess.Popen[bytes]:
     command = run.command()
-    _log(run).parent.mkdir(parents=True, exist_ok=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / ARGUMENTS).write_text(json.dumps(run.arguments))
     with open(_log(run), "ab") as log:
         # A group of its own: Ctrl-C reaches this command alone, which then hands it on once.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_hear_interrupts
+        )
+
+
+def _hear_interrupts() -> None:
+    """A command that was started in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

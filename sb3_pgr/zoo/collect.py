@@ -36,6 +36,10 @@ def main() -> None:
     resolve_env_id(args.env)
     if args.output.suffix != ".npz":
         raise UsageError(f"-o {args.output}: the file must end in .npz.")
+    if (args.replay or args.random) and (args.noise or args.random_actions or args.stochastic):
+        raise UsageError(
+            "--noise, --random-actions and --stochastic change what a trained agent does; not --random or --replay."
+        )
     try:
         dataset = _replay(chosen_model(args), args) if args.replay else _rollouts(args)
     except (ValueError, DatasetError) as error:
@@ -43,6 +47,8 @@ def main() -> None:
     save_npz(dataset, args.output)
     returns = dataset.episode_returns
     print(f"{len(dataset):,} transitions, {len(returns):,} episodes, mean return {returns.mean():.1f}: {args.output}")
+    if dataset.metadata.get("stopped_by", "interrupted") != "interrupted":
+        raise SystemExit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,7 +138,10 @@ def _replay(saved: SavedModel, args: argparse.Namespace) -> OfflineDataset:
     state = th.load(checkpoint / "replay_buffer.pt", weights_only=True)
     model: Any = resolve_algorithm(saved.algo).load(checkpoint / "model.zip", device="cpu")
     set_arrays(model.replay_buffer, state)
-    dataset = load_dataset(getattr(model.replay_buffer, "online", model.replay_buffer))
+    buffer = getattr(model.replay_buffer, "online", model.replay_buffer)
+    if buffer.size() == 0:
+        raise UsageError(f"{checkpoint} has an empty replay buffer: that run learned from a dataset.")
+    dataset = load_dataset(buffer)
     if args.rows is not None:
         last = int(np.searchsorted(dataset.episode_ends, args.rows - 1))
         dataset = dataset.select_episodes(np.arange(min(last + 1, len(dataset.episode_ends))))

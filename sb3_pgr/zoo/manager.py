@@ -32,7 +32,7 @@ from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
 from sb3_pgr.zoo.offline import is_stand_in
 from sb3_pgr.zoo.rendering import make_render_env
 from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, require_writable, resume_point, write_run_file
-from sb3_pgr.zoo.scores import report_scores
+from sb3_pgr.zoo.scores import SCORES, report_scores
 
 FINAL_EPISODES, FINAL_ENVS = 100, 10  # of the last evaluation
 
@@ -96,6 +96,10 @@ class Manager(ExperimentManager):
             saved = OrderedDict(sorted(hyperparams.items()))
         if self.extras.dataset is not None:
             hyperparams["dataset"] = saved["dataset"] = self.extras.dataset
+            if hyperparams.get("n_envs", 1) != 1:
+                raise UsageError(
+                    "n_envs must be 1 with --dataset: a timestep is a gradient step; --n-eval-envs sets evaluations."
+                )
         check_hyperparams(ALGOS[self.algo], hyperparams, (self.custom_hyperparams or {}).keys(), self.config)
         return hyperparams, copy.deepcopy(saved)
 
@@ -202,6 +206,9 @@ class Manager(ExperimentManager):
     def _count_steps_left(self, model: BaseAlgorithm) -> None:
         """``learn`` counts from where it starts: leave it the steps that are still to do."""
         if model.num_timesteps >= self.n_timesteps:
+            if self._final_episodes(model) is not None and not (Path(self.save_path) / SCORES).exists():
+                self.n_timesteps = 0  # it was stopped between its last update and its scores
+                return
             raise UsageError(
                 f"{self.save_path} has already reached step {model.num_timesteps} of {self.n_timesteps}; "
                 "give a larger -n to train on."
@@ -229,12 +236,18 @@ class Manager(ExperimentManager):
             formats.append(TensorBoardOutputFormat(str(Path(self.tensorboard_log) / self.algo / run)))
         return Logger(self.save_path, formats)
 
-    def _report_scores(self, model: BaseAlgorithm) -> None:
-        """Of the last policy; by default of runs that learned from a dataset, which may have no environment."""
+    def _final_episodes(self, model: BaseAlgorithm) -> int | None:
+        """Of the evaluation at the end; none if no scores are wanted."""
         offline = getattr(model, "dataset", None) is not None
         episodes = self.extras.final_episodes
-        episodes = (FINAL_EPISODES if offline else 0) if episodes is None else episodes
-        if not offline and not episodes:
+        if episodes is None:
+            return FINAL_EPISODES if offline else None
+        return episodes if offline or episodes else None
+
+    def _report_scores(self, model: BaseAlgorithm) -> None:
+        """Of the last policy; by default of runs that learned from a dataset, which may have no environment."""
+        episodes = self._final_episodes(model)
+        if episodes is None:
             return
         env = None
         if episodes and not is_stand_in(self.env_name.gym_id):
@@ -249,8 +262,10 @@ class Manager(ExperimentManager):
             super().learn(model)
             return
         try:
-            model.learn(self.n_timesteps, callback=self.callbacks, **kwargs)
-            if self.extras.checkpoint_freq > 0:
+            if self.n_timesteps > 0:
+                (Path(self.save_path) / SCORES).unlink(missing_ok=True)  # of a shorter run
+                model.learn(self.n_timesteps, callback=self.callbacks, **kwargs)
+            if self.n_timesteps > 0 and self.extras.checkpoint_freq > 0:
                 self.checkpoint.save()  # so that the run can be extended with --resume RUN -n MORE
             self._report_scores(model)
         except KeyboardInterrupt:

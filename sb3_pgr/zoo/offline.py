@@ -43,6 +43,11 @@ def environment_of(dataset: OfflineDataset) -> list[str]:
     """Arguments that name the dataset's environment, or a stand-in that has just its spaces."""
     if dataset.env_id in gym.registry:
         return ["--env", str(dataset.env_id)]
+    if dataset.env_id is not None:
+        raise UsageError(
+            f"{dataset.source} is from {dataset.env_id}, which is not registered here; --gym-packages NAME imports what "
+            "registers it, --env ID names another."
+        )
     env_id = f"{STAND_IN}{re.sub(r'[^A-Za-z0-9_-]', '-', Path(dataset.source).stem)}-v0"
 
     def stand_in(**_: Any) -> gym.Env:

@@ -22,6 +22,7 @@ from sb3_pgr.offline.scores import ReferenceScores, reference_scores
 
 SCORES = "scores.json"
 LAST_EVALUATIONS = 10
+OFF_POLICY_ROWS = 5_000
 
 
 def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path, episodes: int) -> None:
@@ -44,7 +45,7 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
             "dataset": {"source": dataset.source, "fingerprint": dataset.fingerprint, "rows": len(dataset)},
             "reference": references and vars(references),
             "behaviour": _summary(dataset.episode_returns, references),
-            "off_policy": off_policy_scores(model, dataset),
+            "off_policy": _off_policy(model, dataset),
         }
     if env is not None:
         if model.get_vec_normalize_env() is not None:
@@ -59,6 +60,12 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
     os.replace(temporary, run / SCORES)
     _draw(run, dataset, references)
     _print(scores, [] if dataset is None else _cloning_beside(run, dataset.fingerprint))
+
+
+def _off_policy(model: BaseAlgorithm, dataset: OfflineDataset) -> dict[str, float]:
+    """On whole episodes of enough rows: a policy such as BCQ's weighs a hundred actions in each."""
+    few = dataset if len(dataset) <= OFF_POLICY_ROWS else dataset.sample_episodes(OFF_POLICY_ROWS)
+    return off_policy_scores(model, few) | {"rows": len(few)}
 
 
 def _env_id(env: VecEnv) -> str | None:
@@ -152,5 +159,5 @@ def _print(scores: dict[str, Any], cloning: list[dict[str, Any]]) -> None:
         return
     if scores["algo"] != "bc" and not cloning:
         print("No run of bc on this dataset lies beside it: sb3-pgr train --algo bc --dataset ... gives what to compare with.")
-    estimates = ", ".join(f"{name} {value:.4g}" for name, value in scores["off_policy"].items())
-    print(f"From the dataset alone: {estimates}")
+    estimates = ", ".join(f"{name} {value:.4g}" for name, value in scores["off_policy"].items() if name != "rows")
+    print(f"From {scores['off_policy']['rows']:,} rows of the dataset alone, in the learner's rewards: {estimates}")

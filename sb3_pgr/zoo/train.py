@@ -42,6 +42,11 @@ def main() -> None:
     if option(argv, "--algo") is None:
         raise UsageError("Say which algorithm to train: --algo redq.")
     algorithm = resolve_algorithm(option(argv, "--algo") or "")
+    import_gym_packages(values(argv, "--gym-packages"))
+    if option(argv, "-n", "--n-timesteps") == "0":
+        raise UsageError("-n must be at least 1.")
+    if extras.dataset is not None and {"-optimize", "--optimize-hyperparameters"} & set(argv):
+        raise UsageError("Hyper-parameters are optimised online only: there is no score to optimise without an environment.")
     extras.loaded = open_dataset(algorithm, extras.dataset)
     if extras.loaded is not None and option(argv, "--env") is None:
         argv += environment_of(extras.loaded)
@@ -87,7 +92,6 @@ def _check(argv: list[str]) -> None:
     env_id = option(argv, "--env")
     if env_id is None:
         raise UsageError("Say which environment to train on: --env dmc/cheetah-run-v0. `sb3-pgr list-envs` prints them.")
-    import_gym_packages(values(argv, "--gym-packages"))
     resolve_env_id(env_id)
     for argument in values(argv, "-params", "--hyperparams"):
         _check_param(argument)
