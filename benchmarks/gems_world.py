@@ -3,8 +3,8 @@ What known policies earn in the six worlds of GeMS, and how fast users are simul
 
     python benchmarks/gems_world.py
 
-Returns: clicks in 100 slates, mean over 1 000 users and its standard error, all policies with the same users. Speed: 4 096 users on
-one thread, random slates, median of 5 rounds of 50 steps, in CPU time. Writes ``benchmarks/results/gems_world.json``.
+Returns: clicks in 100 slates, mean over 1 000 users and its standard error, all policies with the same users. Speed: 4 096
+users on one thread, random slates, median of 5 rounds of 50 steps, in CPU time. Writes ``benchmarks/results/gems_world.json``.
 """
 
 import json
