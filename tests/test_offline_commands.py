@@ -118,7 +118,7 @@ def test_collect_from_runs(folder):
     [
         (["--random"], "Say how much"),
         (["--random", "--episodes", "0"], "at least 1"),
-        (["--random", "--rows", "10", "--random-actions", "2"], "between 0 and 1"),
+        (["--random", "--rows", "10", "--random-actions", "2"], "not --random or --replay"),
         (["--rows", "10", "-f", "empty"], "no saved model"),
         (["--replay", "-f", "empty"], "no saved model"),
         (["--random", "--rows", "10", "-o", "data.csv"], r"must end in .npz"),
