@@ -6,7 +6,7 @@ Makes the datasets of the offline benchmarks: three MuJoCo tasks, each medium, m
 
 One agent a task, a soft actor-critic of this library with two critics: 200 000 steps with one update each, then 150 000 with
 four, whose last policy is the *expert*. The *medium* policy is the first snapshot (there is one every 10 000 steps) that earns
-half of what the expert does. Then:
+half of what lies between random actions and the expert, or the last. Then:
 
 - ``medium-replay``: everything that the agent saw in its first 200 000 steps;
 - ``medium``: 200 000 rows of the medium policy, with its own noise;
@@ -105,7 +105,7 @@ def make(task: str) -> None:
     medium = REDQ.load(folder / f"medium_{medium_steps}_steps.zip", buffer_size=1, device="cpu")
 
     def rows_of(model: Any, rows: int, behaviour: str) -> Any:
-        return collect(env, model, rows=rows, deterministic=False, seed=SEED + 1, metadata={"behaviour": behaviour})
+        return collect(env, model, rows=rows, deterministic=False, seed=SEED + rows, metadata={"behaviour": behaviour})
 
     datasets = {
         "medium-replay": replay,
@@ -150,10 +150,13 @@ if __name__ == "__main__":
     else:
         todo = [task for task in TASKS if not (FOLDER / f"{task}.json").exists()]
         running: list[subprocess.Popen[bytes]] = []
+        failed = 0
         while todo or running:
+            failed += sum(process.poll() not in (None, 0) for process in running)
             running = [process for process in running if process.poll() is None]
             while todo and len(running) < args.jobs:
                 command = [sys.executable, __file__, "--task", todo.pop(0)]
                 running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
             time.sleep(2)
-    report()
+        report()
+        sys.exit(1 if failed else 0)
