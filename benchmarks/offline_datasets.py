@@ -152,8 +152,9 @@ if __name__ == "__main__":
         running: list[subprocess.Popen[bytes]] = []
         failed = 0
         while todo or running:
-            failed += sum(process.poll() not in (None, 0) for process in running)
-            running = [process for process in running if process.poll() is None]
+            done = [process for process in running if process.poll() is not None]
+            failed += sum(process.returncode != 0 for process in done)
+            running = [process for process in running if process not in done]
             while todo and len(running) < args.jobs:
                 command = [sys.executable, __file__, "--task", todo.pop(0)]
                 running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
