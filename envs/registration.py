@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -34,14 +35,15 @@ def register_envs() -> None:
     """Register ``dmc/<domain>-<task>-v0``, the bare ``<domain>-<task>-v0`` of PGR, and GeMS; safe to call twice."""
     for items in ("focused", "diffuse"):
         for world in ("topdown", "mix", "divpen"):
-            env_id = f"gems/{items}_{world}-v0"
-            if env_id not in gym.registry:
-                gym.register(
-                    env_id,
-                    entry_point="sb3_pgr.envs.gems.env:GemsEnv",
-                    vector_entry_point="sb3_pgr.envs.gems.vector:GemsVectorEnv",
-                    kwargs=dict(items=items, world=world),
-                )
+            for suffix, options in (("", {}), ("_latent", dict(actions="latent", observations="belief"))):
+                env_id = f"gems/{items}_{world}{suffix}-v0"
+                if env_id not in gym.registry:
+                    gym.register(
+                        env_id,
+                        entry_point="sb3_pgr.envs.gems.env:GemsEnv",
+                        vector_entry_point="sb3_pgr.envs.gems.vector:GemsVectorEnv",
+                        kwargs=dict(items=items, world=world, **options),
+                    )
     for domain, tasks in DMC_TASKS.items():
         for task in tasks:
             for env_id in (f"dmc/{domain}-{task}-v0", f"{domain}-{task}-v0"):
@@ -54,6 +56,23 @@ def register_envs() -> None:
             spec = gym.registry[env_id]
             spec.entry_point = "sb3_pgr.envs.registration:refuse_retired"
             spec.kwargs = dict(env_id=env_id, successor=successor)
+
+
+def sb3_vec_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> Callable[..., Any] | None:
+    """
+    What simulates many copies of an environment together, to be given to SB3's ``make_vec_env`` as ``vec_env_cls``.
+
+    :return: none if there is no such thing, and copies run one by one
+    """
+    if not env_id.startswith("gems/"):
+        return None
+
+    def together(env_fns: Sequence[Any], **_: Any) -> Any:
+        from sb3_pgr.envs.gems.vector import GemsVecEnv
+
+        return GemsVecEnv(len(env_fns), **{**gym.spec(env_id).kwargs, **(env_kwargs or {})})
+
+    return together
 
 
 def refuse_retired(env_id: str, successor: str, **kwargs: Any) -> gym.Env:

@@ -15,6 +15,7 @@ VERBS = {
     "diagnose": "draw what the generator of a run did at each refit",
     "collect": "record a dataset with a trained agent, or with random actions",
     "dataset": "info, check, convert or mix datasets",
+    "gems": "build the models of a slate-recommender world, record datasets in it",
     "upsample": "make a larger dataset of synthetic transitions from a dataset",
 }
 

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 from sb3_pgr.envs.gems.engine import GemsEngine
+from sb3_pgr.envs.gems.random import episode_keys
 
 
 class SlatePolicy(Protocol):
@@ -96,6 +97,37 @@ class BudgetOracle:
             others = [item for item in order[user] if item not in slates[user, : filled[user]]]
             slates[user, filled[user] :] = others[: k - filled[user]]
         return slates[:, np.argsort(np.argsort(-engine.propensities, kind="stable"), kind="stable")]
+
+
+def hill_climbed_slate(
+    engine: GemsEngine, n_users: int = 100, tries: int = 1_000, at_once: int = 20, seed: int = 0
+) -> np.ndarray:
+    """
+    The best constant slate that is found by changing one item at a time; what needs no personalisation at all.
+
+    :param n_users: on whom slates are tried, all on the same
+    :param tries: number of slates tried
+    :param at_once: changes tried side by side, of which the best is kept if it is better
+    :return: item numbers ``(slate_size,)``
+    """
+    generator, keys = np.random.default_rng(seed), episode_keys(np.arange(n_users) + 10**8, 0)
+
+    def clicks(slates: np.ndarray) -> np.ndarray:
+        engine.reset(np.tile(keys, len(slates)))
+        shown = np.repeat(slates, n_users, 0)
+        earned = sum(engine.step(shown).clicks.sum(1) for _ in range(engine.config.horizon))
+        return np.asarray(earned).reshape(len(slates), n_users).mean(1)
+
+    n_items, k = len(engine.items.topics), engine.config.slate_size
+    slate = generator.choice(n_items, k, replace=False)
+    best = clicks(slate[None])[0]
+    for _ in range(tries // at_once):
+        changed = np.tile(slate, (at_once, 1))
+        changed[np.arange(at_once), generator.integers(k, size=at_once)] = generator.integers(n_items, size=at_once)
+        earned = clicks(changed)
+        if earned.max() > best:
+            slate, best = changed[earned.argmax()], earned.max()
+    return slate
 
 
 def best_items(scores: np.ndarray, k: int) -> np.ndarray:

@@ -9,35 +9,24 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from sb3_pgr.envs.gems.items import Items
-from sb3_pgr.envs.gems.random import episode_keys
-from sb3_pgr.envs.gems.world import action_space, make_engine, observation_space, observations
+from sb3_pgr.envs.gems.users import make_users
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-Observations = dict[str, np.ndarray]
 
+class _Episodes:
+    """Seeds of the environments, and how many episodes there were."""
 
-class _Users:
-    """Users whose episodes begin and end together."""
-
-    def __init__(self, n: int, items: str | Items, world: str, **changes: Any):
-        self.engine = make_engine(items, world, **changes)
-        self.seeds = np.random.SeedSequence().generate_state(n, np.uint64) >> np.uint64(2)
-        self.episode = -1
+    def __init__(self, n: int):
+        self.seed(np.random.SeedSequence().generate_state(n, np.uint64) >> np.uint64(2))
 
     def seed(self, seeds: np.ndarray) -> None:
         self.seeds, self.episode = seeds, -1
 
-    def reset(self) -> Observations:
+    def next(self) -> tuple[np.ndarray, int]:
         self.episode += 1
-        slates, outcome = self.engine.reset(episode_keys(self.seeds, self.episode))
-        return observations(slates, outcome.clicks)
-
-    def step(self, slates: np.ndarray) -> tuple[Observations, np.ndarray, bool]:
-        """What they see, their clicks, and whether the episodes are over."""
-        outcome = self.engine.step(slates)
-        over = self.engine.step_number >= self.engine.config.horizon
-        return observations(slates, outcome.clicks), outcome.clicks.sum(1), over
+        return self.seeds, self.episode
 
 
 class GemsVectorEnv(VectorEnv):
@@ -48,36 +37,36 @@ class GemsVectorEnv(VectorEnv):
     :param num_envs: users
     :param items: see ``GemsEnv``
     :param world: see ``GemsEnv``
-    :param changes: see ``GemsEnv``
+    :param options: see ``GemsEnv``
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
 
-    def __init__(self, num_envs: int = 1, items: str | Items = "focused", world: str = "topdown", **changes: Any):
-        changes.pop("render_mode", None)
+    def __init__(self, num_envs: int = 1, items: str | Items = "focused", world: str = "topdown", **options: Any):
+        options.pop("render_mode", None)
         self.num_envs = num_envs
-        self.users = _Users(num_envs, items, world, **changes)
-        self.single_observation_space = observation_space(self.users.engine)
-        self.single_action_space = action_space(self.users.engine)
+        self.users, self.stream = make_users(items, world, **options), _Episodes(num_envs)
+        self.single_observation_space = self.users.observations.space
+        self.single_action_space = self.users.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observations, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed if isinstance(seed, int) else None)
         if seed is not None:
             seeds = np.arange(seed, seed + self.num_envs) if isinstance(seed, int) else np.asarray(seed)
-            self.users.seed(seeds)
-        return self.users.reset(), {}
+            self.stream.seed(seeds)
+        return self.users.reset(*self.stream.next()), {}
 
-    def step(self, actions: np.ndarray) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         obs, rewards, over = self.users.step(actions)
         truncated = np.full(self.num_envs, over)
         info: dict[str, Any] = {}
         if over:
             info = {"final_obs": obs, "_final_obs": truncated}
-            obs = self.users.reset()
+            obs = self.users.reset(*self.stream.next())
         return obs, rewards.astype(np.float64), np.zeros(self.num_envs, bool), truncated, info
 
 
@@ -88,21 +77,22 @@ class GemsVecEnv(VecEnv):
     :param n_envs: users
     :param items: see ``GemsEnv``
     :param world: see ``GemsEnv``
-    :param changes: see ``GemsEnv``
+    :param options: see ``GemsEnv``
     """
 
-    def __init__(self, n_envs: int, items: str | Items = "focused", world: str = "topdown", **changes: Any):
-        self.users = _Users(n_envs, items, world, **changes)
+    def __init__(self, n_envs: int, items: str | Items = "focused", world: str = "topdown", **options: Any):
+        options.pop("render_mode", None)
+        self.users, self.stream = make_users(items, world, **options), _Episodes(n_envs)
         self.render_mode = None
-        super().__init__(n_envs, observation_space(self.users.engine), action_space(self.users.engine))
+        super().__init__(n_envs, self.users.observations.space, self.users.actions.space)
         self._returns, self._started = np.zeros(n_envs), time.time()
 
-    def reset(self) -> Observations:
+    def reset(self) -> Any:
         if self._seeds[0] is not None:
-            self.users.seed(np.asarray(self._seeds))
+            self.stream.seed(np.asarray(self._seeds))
             self._reset_seeds()
         self._returns[:] = 0
-        return self.users.reset()
+        return self.users.reset(*self.stream.next())
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
@@ -114,10 +104,12 @@ class GemsVecEnv(VecEnv):
         if over:
             length, seconds = self.users.engine.config.horizon, round(time.time() - self._started, 6)
             for i, info in enumerate(infos):
-                info["terminal_observation"] = {name: value[i] for name, value in obs.items()}
+                info["terminal_observation"] = (
+                    {name: value[i] for name, value in obs.items()} if isinstance(obs, dict) else obs[i]
+                )
                 info["TimeLimit.truncated"] = True
                 info["episode"] = {"r": float(self._returns[i]), "l": length, "t": seconds}
-            obs = self.users.reset()
+            obs = self.users.reset(*self.stream.next())
             self._returns = np.zeros(self.num_envs)
         return obs, rewards.astype(np.float32), np.full(self.num_envs, over), infos
 
@@ -134,4 +126,4 @@ class GemsVecEnv(VecEnv):
         raise NotImplementedError("Users are simulated together; there is no environment of each.")
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Any = None) -> list[bool]:
-        return [False] * len(list(self._get_indices(indices)))
+        return [wrapper_class is Monitor] * len(list(self._get_indices(indices)))  # it reports episodes as that does

@@ -1,10 +1,8 @@
-"""The six published worlds by name, and what their Gymnasium environments share."""
+"""The six published worlds by name."""
 
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from gymnasium import spaces
 from sb3_pgr.envs.gems.engine import GemsConfig, GemsEngine
 from sb3_pgr.envs.gems.items import Items, draw_items
 
@@ -33,19 +31,3 @@ def make_engine(items: str | Items, world: str, **changes: Any) -> GemsEngine:
 @lru_cache
 def _catalogue(kind: str) -> Items:
     return draw_items(seed=ITEM_SEEDS[kind])
-
-
-def observation_space(engine: GemsEngine) -> spaces.Dict:
-    """The last slate and what was clicked; slates are a ``Box``, for SB3 makes 10 000 numbers of a ``MultiDiscrete``."""
-    k, n = engine.config.slate_size, len(engine.items.topics)
-    return spaces.Dict({"slate": spaces.Box(0, n - 1, (k,), np.int32), "clicks": spaces.MultiBinary(k)})
-
-
-def action_space(engine: GemsEngine) -> spaces.MultiDiscrete:
-    """A slate."""
-    return spaces.MultiDiscrete([len(engine.items.topics)] * engine.config.slate_size)
-
-
-def observations(slates: np.ndarray, clicks: np.ndarray) -> dict[str, np.ndarray]:
-    """As in ``observation_space``, for all users."""
-    return {"slate": slates.astype(np.int32), "clicks": clicks.astype(np.int8)}

@@ -57,10 +57,14 @@ def load_dataset(
     return _from_minari(_open_minari(str(source)))
 
 
-def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
-    """Write D4RL's names, under a temporary name first."""
+def save_npz(dataset: OfflineDataset, path: str | Path, extras: Mapping[str, np.ndarray] | None = None) -> None:
+    """
+    Write D4RL's names, under a temporary name first.
+
+    :param extras: more columns, which ``load_dataset`` leaves alone
+    """
     path = Path(path)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = dict(extras or {})
     for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts"):
         value = getattr(dataset, name)
         arrays |= {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}

@@ -25,6 +25,7 @@ from sb3_pgr.common.callbacks import ResumableCheckpoint, VideoCallback
 from sb3_pgr.common.checkpoint import why_not_resumable
 from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
 from sb3_pgr.common.progress_csv import ResumableCSV
+from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.zoo.errors import UsageError
@@ -168,6 +169,10 @@ class Manager(ExperimentManager):
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         # Ctrl-C reaches the whole process group; processes of environments inherit that they ignore it.
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        env_kwargs = self.eval_env_kwargs if kwargs.get("eval_env") else self.env_kwargs
+        together = sb3_vec_env(self.env_name.gym_id, env_kwargs)
+        if together is not None and self.env_wrapper is None:
+            self.vec_env_class = together  # type: ignore[assignment]
         try:
             return super().create_envs(*args, **kwargs)
         finally:

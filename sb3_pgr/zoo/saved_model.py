@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_pgr.common.state import load_vec_normalize
+from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import resolve_algorithm
 from sb3_pgr.zoo.run_folder import CHECKPOINTS, find_models, find_runs
@@ -63,6 +64,8 @@ class SavedModel:
         in_checkpoint = self.path.with_name("vecnormalize.pt")
         if in_checkpoint.is_file():
             hyperparams["normalize"] = False
+        env_kwargs = {**own_kwargs, **env_kwargs}
+        together = None if "env_wrapper" in hyperparams else sb3_vec_env(env_id, env_kwargs)
         try:
             env = create_test_env(
                 env_id,
@@ -71,8 +74,8 @@ class SavedModel:
                 seed=seed,
                 should_render=False,
                 hyperparams=hyperparams,
-                env_kwargs={**own_kwargs, **env_kwargs},
-                vec_env_cls=DummyVecEnv,
+                env_kwargs=env_kwargs,
+                vec_env_cls=together or DummyVecEnv,  # type: ignore[arg-type]
             )
         except ValueError as error:
             raise UsageError(f"{error}. A model in {self.run / CHECKPOINTS} has its own statistics.") from None

@@ -1,0 +1,174 @@
+"""``gems``: build the models of a GeMS world; record datasets of latent actions and beliefs in it."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import set_random_seed
+from tqdm import tqdm
+
+from sb3_pgr.envs import resolve_env_id
+from sb3_pgr.envs.gems.build import PRESETS, build_models
+from sb3_pgr.envs.gems.datasets import EXTRAS, Act, record
+from sb3_pgr.envs.gems.model_files import models_folder
+from sb3_pgr.envs.gems.policies import BudgetOracle, EpsilonGreedyOracle, RandomSlates, SlatePolicy
+from sb3_pgr.envs.gems.users import Users, make_users
+from sb3_pgr.envs.gems.world import make_engine
+from sb3_pgr.offline.checks import dataset_from_arrays
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.readers import save_npz
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.saved_model import SavedModel, saved_model
+
+FIRST_USER = 3 * 10**6  # no evaluation and no model has seen these
+BEHAVIOURS = ("random", "random-slates", "logging", "medium", "expert")
+JUDGED_USERS = 300
+
+
+def main() -> None:
+    """Run one of the verbs."""
+    parser = argparse.ArgumentParser(prog="sb3-pgr gems", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    build = verbs.add_parser("build", help="train the model of slates and the belief encoder")
+    build.add_argument("--preset", choices=sorted(PRESETS), default="fast", help="how much is logged and learned")
+    build.add_argument("--device", default="cpu", help="cpu or cuda")
+    build.add_argument("--no-compile", action="store_true", help="without torch.compile, which needs a C++ compiler")
+    collect = verbs.add_parser("collect", help="record a dataset")
+    collect.add_argument(
+        "--behaviour", nargs="+", choices=BEHAVIOURS, required=True, help="several: equal shares of users, a mixed dataset"
+    )
+    collect.add_argument("--run", type=Path, help="run folder of the agent, for medium and expert")
+    collect.add_argument("--users", type=int, default=1_000, help="a hundred transitions each")
+    collect.add_argument("-o", "--output", type=Path, required=True, help="the npz file")
+    for verb in (build, collect):
+        verb.add_argument("--env", required=True, help="e.g. gems/focused_topdown-v0")
+        verb.add_argument("--models", type=Path, help="folder of the models (default: one of the world, in the user's cache)")
+        verb.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    items, world = _world(args.env)
+    try:
+        (_build if args.verb == "build" else _collect)(args, items, world)
+    except (ValueError, DatasetError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _world(env_id: str) -> tuple[str, str]:
+    """Items and world of an id, with or without ``_latent``."""
+    resolve_env_id(env_id)
+    if not env_id.startswith("gems/"):
+        raise UsageError(f"{env_id} is no world of GeMS; they are gems/{{focused,diffuse}}_{{topdown,mix,divpen}}-v0.")
+    kwargs = gym.spec(env_id).kwargs
+    return kwargs["items"], kwargs["world"]
+
+
+def _build(args: argparse.Namespace, items: str, world: str) -> None:
+    folder = args.models or models_folder(items, world)
+    bars: dict[str, Any] = {}
+
+    def progress(what: str, step: int, steps: int, loss: float) -> None:
+        bar = bars.setdefault(what, tqdm(total=steps, desc=what, unit=" steps", disable=None))
+        bar.set_postfix_str(f"loss {loss:.3f}")
+        bar.update(step - bar.n)
+
+    preset = PRESETS[args.preset]
+    print(f"{preset.users:,} users of the logging policy are simulated first.")
+    engine = make_engine(items, world)
+    summary = build_models(engine, folder, preset, args.seed, args.device, not args.no_compile, progress)
+    for bar in bars.values():
+        bar.close()
+    print(f"{folder}: {summary['seconds']:.0f} seconds")
+    for name in ("slate_vae", "belief_explained_variance"):
+        print(f"  {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in summary[name].items()))
+
+
+def _collect(args: argparse.Namespace, items: str, world: str) -> None:
+    if args.output.suffix != ".npz":
+        raise UsageError(f"-o {args.output}: the file must end in .npz.")
+    if args.users < len(args.behaviour):
+        raise UsageError(f"--users must be at least {len(args.behaviour)}, one for each behaviour.")
+    agents = sorted({"medium", "expert"} & set(args.behaviour))
+    if agents and args.run is None:
+        raise UsageError(
+            f"Whose behaviour is {' and '.join(agents)}? --run RUN_FOLDER, of an agent trained on gems/..._latent."
+        )
+    set_random_seed(args.seed)
+    users = make_users(items, world, "latent", "belief", args.models)
+    columns: list[dict[str, np.ndarray]] = []
+    shares = {name: len(part) for name, part in zip(args.behaviour, np.array_split(range(args.users), len(args.behaviour)))}
+    with tqdm(total=args.users, unit=" users", disable=None) as bar:
+        done = 0
+        for name, share in shares.items():
+            act, show = _behaviour(name, users, args)
+            first = FIRST_USER + args.seed * 10**5 + done
+            columns.append(record(users, act, show, first, share, bar.update))
+            done += share
+    arrays = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+    dataset = _dataset(arrays, users, f"gems/{items}_{world}_latent-v0", args, shares)
+    save_npz(dataset, args.output, {name: arrays[name] for name in EXTRAS})
+    returns = dataset.episode_returns
+    print(f"{len(dataset):,} transitions of {len(returns):,} users, mean return {returns.mean():.1f}: {args.output}")
+
+
+def _behaviour(name: str, users: Users, args: argparse.Namespace) -> tuple[Act | None, SlatePolicy | None]:
+    if name in ("random-slates", "logging"):
+        return None, RandomSlates(args.seed) if name == "random-slates" else EpsilonGreedyOracle(0.5, args.seed)
+    if name == "random":
+        generator, size = np.random.default_rng(args.seed), users.actions.space.shape or ()
+        return lambda obs: generator.uniform(-1, 1, (users.engine.n_users, *size)), None
+    expert = saved_model(args.run, None)
+    return _acting(expert if name == "expert" else _medium(expert, users)), None
+
+
+def _acting(saved: SavedModel) -> Act:
+    """The agent with the exploration that it has learned."""
+    model = saved.load()
+    return lambda obs: model.predict(obs, deterministic=False)[0]
+
+
+def _medium(expert: SavedModel, users: Users) -> SavedModel:
+    """The saved model of the run whose return is nearest to the middle between chance and the last one."""
+    candidates = [SavedModel(path, expert.algo) for path in expert.run.glob("rl_model_*_steps.zip")]
+    if not candidates:
+        raise UsageError(f"{expert.run} has no models saved along the way; train with --save-freq, for instance 10000.")
+    returns = [_earned(_acting(saved), users) for saved in candidates]
+    chance = record(users, None, RandomSlates(), FIRST_USER, JUDGED_USERS)["rewards"].sum() / JUDGED_USERS
+    middle = (chance + _earned(_acting(expert), users)) / 2
+    best = int(np.argmin(np.abs(np.array(returns) - middle)))
+    print(f"Medium: {candidates[best].path.name}, {returns[best]:.0f} clicks; halfway to the expert is {middle:.0f}.")
+    return candidates[best]
+
+
+def _earned(act: Act, users: Users) -> float:
+    return float(record(users, act, None, FIRST_USER, JUDGED_USERS)["rewards"].sum() / JUDGED_USERS)
+
+
+def _dataset(
+    arrays: dict[str, np.ndarray], users: Users, env_id: str, args: argparse.Namespace, shares: dict[str, int]
+) -> OfflineDataset:
+    model = users.actions.model  # type: ignore[attr-defined]
+    engine = users.engine
+    references = {
+        name: record(users, None, policy, FIRST_USER, JUDGED_USERS)["rewards"].sum() / JUDGED_USERS
+        for name, policy in (("random", RandomSlates()), ("expert", BudgetOracle()))
+    }
+    metadata = {
+        "behaviour": shares,
+        "seed": args.seed,
+        "items": engine.items.fingerprint,
+        "world": asdict(engine.config),
+        "latent_bounds": [model.low.tolist(), model.high.tolist()],
+        "models": {kind: _fingerprint(part) for kind, part in (("slates", model), ("belief", users.observations.encoder))},  # type: ignore[attr-defined]
+        "reference": {"name": "random slates and budget oracle", **{key: float(value) for key, value in references.items()}},
+    }
+    named = {name: value for name, value in arrays.items() if name not in EXTRAS}
+    space = users.observations.space
+    return dataset_from_arrays(named, str(args.output), space, users.actions.space, env_id, metadata)
+
+
+def _fingerprint(module: th.nn.Module) -> float:
+    """Tells models of other weights apart."""
+    return float(sum(value.double().abs().sum() for value in module.state_dict().values()))
