@@ -41,7 +41,11 @@ class Preset:
     click_weight: float = 0.2
 
 
-PRESETS = {"fast": Preset(), "full": Preset(users=100_000, belief_users=40_000)}
+PRESETS = {
+    "tiny": Preset(users=60, epochs=2, belief_users=120, belief_epochs=2),  # to try the commands
+    "fast": Preset(),
+    "full": Preset(users=100_000, belief_users=40_000),
+}
 
 
 class RandomLatents:

@@ -31,8 +31,10 @@ class SlateVAE(nn.Module):
         item_dim: int = 20,
         latent_dim: int = 32,
         hidden: tuple[int, int] = (512, 256),
+        noise_by_variance: bool = True,
     ):
         super().__init__()
+        self.noise_by_variance = noise_by_variance
         self.sizes = dict(n_items=n_items, slate_size=slate_size, item_dim=item_dim, latent_dim=latent_dim, hidden=hidden)
         self.slate_size, self.latent_dim = slate_size, latent_dim
         self.item_embedding = nn.Embedding(n_items, item_dim)
@@ -79,7 +81,8 @@ class SlateVAE(nn.Module):
         :return: the loss, and what it is made of
         """
         mean, std = self.encode(slates, clicks)
-        items, clicked = self.logits(mean + std * th.randn_like(std))
+        noise = std**2 if self.noise_by_variance else std
+        items, clicked = self.logits(mean + noise * th.randn_like(std))
         parts = {
             "items": F.cross_entropy(items.flatten(0, 1).float(), slates.long().flatten()),
             "clicks": F.binary_cross_entropy_with_logits(clicked.float(), clicks.float()),

@@ -22,6 +22,7 @@ from sb3_pgr.offline.checks import dataset_from_arrays
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.registry import register
 from sb3_pgr.zoo.saved_model import SavedModel, saved_model
 
 FIRST_USER = 3 * 10**6  # no evaluation and no model has seen these
@@ -31,6 +32,7 @@ JUDGED_USERS = 300
 
 def main() -> None:
     """Run one of the verbs."""
+    register()
     parser = argparse.ArgumentParser(prog="sb3-pgr gems", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     build = verbs.add_parser("build", help="train the model of slates and the belief encoder")
