@@ -98,3 +98,12 @@ def test_everything_wrong_is_said_at_once(folder):
     assert not (folder / "wrong").exists() and "Traceback" not in output
     assert "no file" in run("benchmark", "nothing.yml", expect=2, cwd=folder)
     assert "None of the 4 runs" in run("benchmark", "spec.yml", "-o", "empty", "--report", expect=2, cwd=folder)
+
+
+def test_one_command_a_folder(folder):
+    import fcntl
+
+    (folder / "locked").mkdir()
+    with open(folder / "locked" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "still works in locked" in run("benchmark", "spec.yml", "-o", "locked", expect=2, cwd=folder)

@@ -17,6 +17,7 @@ from sb3_pgr.common.callbacks import ResumableCheckpoint
 from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.common.health import DivergedError
 from sb3_pgr.offline import DatasetError, load_dataset
+from sb3_pgr.offline.signals import saturated_share
 
 VALUE_BASED = [TD3BC, IQL, BCQ, CQL]
 SMALL = dict(batch_size=32, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
@@ -255,10 +256,10 @@ def test_divergence_is_said_once_and_nan_stops(data, recwarn):
 
 def test_saturated_actions_are_logged(data, tmp_path):
     model = BC("MlpPolicy", dataset=data, policy_kwargs=dict(net_arch=[8]), seed=0, device="cpu")
-    assert model._saturation() == 0
+    assert saturated_share(model.policy, model.dataset) == 0
     with th.no_grad():
         list(model.policy.actor.mu.parameters())[-1].fill_(50.0)
-    assert model._saturation() == 1
+    assert saturated_share(model.policy, model.dataset) == 1
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(20, log_interval=10)
     assert "train/saturated_actions" in (tmp_path / "progress.csv").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sb3_pgr.envs.gems.belief import train_belief
+from sb3_pgr.envs.gems.belief import BeliefEncoder, train_belief
 from sb3_pgr.envs.gems.engine import GemsEngine
 from sb3_pgr.envs.gems.logs import Logs, simulate
 from sb3_pgr.envs.gems.model_files import BELIEF, SLATE_VAE, save_model
@@ -25,16 +25,16 @@ class Preset:
     """
     How much is logged and learned.
 
-    :param users: whose slates the model of slates learns, a hundred each
+    :param users: of the logging policy, whose slates the model of slates learns, a hundred each
     :param epochs: passes over them
-    :param belief_users: whose episodes the belief encoder learns: half under the logging policy, half under random latents
+    :param belief_users: whose episodes a belief encoder learns
     :param belief_epochs: passes over them
     :param kl_weight: of the slate model's loss; published: 0.5 or 1
     :param click_weight: of the slate model's loss; published: 0.2 or 0.5
     """
 
     users: int = 10_000
-    epochs: int = 10
+    epochs: int = 3
     belief_users: int = 6_000
     belief_epochs: int = 20
     kl_weight: float = 0.5
@@ -87,6 +87,11 @@ def build_models(
     """
     Log, train the model of slates and the belief encoder, and write both, with ``build.json`` beside them.
 
+    The items' embeddings of the slate model are not its own, as the paper's are: they are learned first, by a belief encoder
+    that foretells clicks, and stay. Items that the same users like are then neighbours, so that what a latent action decodes
+    to changes little by little, and an agent finds its way. The belief encoder that is kept has also seen slates of random
+    latent actions, which are more like an agent's than those of the logging policy.
+
     :param engine: of the world
     :param folder: to write to
     :param preset: how much; ``PRESETS["fast"]`` by default
@@ -101,10 +106,16 @@ def build_models(
 
     n_items, k = len(engine.items.topics), engine.config.slate_size
     logs = logged(engine, EpsilonGreedyOracle(0.5, seed), LOG_USERS, preset.users)
+
+    def belief_of(episodes: Logs, what: str) -> tuple[BeliefEncoder, dict[str, float]]:
+        episodes = episodes[np.random.default_rng(seed).permutation(len(episodes.slates))]
+        return train_belief(episodes, n_items, epochs=preset.belief_epochs, seed=seed, device=device, on_step=report(what))
+
+    of_clicks, _ = belief_of(logs[: preset.belief_users], "items")
     slate_vae, slate_scores = train_slate_vae(
         logs.slates[:, 1:].reshape(-1, k),
         logs.clicks[:, 1:].reshape(-1, k),
-        n_items,
+        of_clicks.item_embedding.weight.detach().cpu().numpy(),
         epochs=preset.epochs,
         click_weight=preset.click_weight,
         kl_weight=preset.kl_weight,
@@ -113,12 +124,10 @@ def build_models(
         compile=compile,
         on_step=report("slates"),
     )
+    half = preset.belief_users // 2
+    seen = logs[:half] + logged(engine, RandomLatents(slate_vae, seed=seed), LATENT_USERS, half)
+    belief, belief_scores = belief_of(seen, "belief")
     save_model(slate_vae, folder / SLATE_VAE, engine.items.fingerprint)
-    logs = logs[: preset.belief_users // 2] + logged(engine, RandomLatents(slate_vae), LATENT_USERS, preset.belief_users // 2)
-    order = np.random.default_rng(seed).permutation(len(logs.slates))
-    belief, belief_scores = train_belief(
-        logs[order], n_items, epochs=preset.belief_epochs, seed=seed, device=device, on_step=report("belief")
-    )
     save_model(belief, folder / BELIEF, engine.items.fingerprint)
     summary = {
         "items": engine.items.fingerprint,

@@ -16,7 +16,7 @@ class SlateVAE(nn.Module):
 
     :param n_items: of the catalogue
     :param slate_size: items of a slate
-    :param item_dim: numbers of an item's learned embedding
+    :param item_dim: numbers of an item's embedding
     :param latent_dim: of the space
     :param hidden: widths of the encoder's layers; the decoder's are the same backwards
     """
@@ -31,10 +31,8 @@ class SlateVAE(nn.Module):
         item_dim: int = 20,
         latent_dim: int = 32,
         hidden: tuple[int, int] = (512, 256),
-        noise_by_variance: bool = True,
     ):
         super().__init__()
-        self.noise_by_variance = noise_by_variance
         self.sizes = dict(n_items=n_items, slate_size=slate_size, item_dim=item_dim, latent_dim=latent_dim, hidden=hidden)
         self.slate_size, self.latent_dim = slate_size, latent_dim
         self.item_embedding = nn.Embedding(n_items, item_dim)
@@ -67,8 +65,7 @@ class SlateVAE(nn.Module):
         """
         hidden = self.decoder(latents)
         wanted = self.slate_head(hidden).view(len(latents), self.slate_size, -1)
-        # As published, the product does not train the embeddings.
-        return wanted @ self.item_embedding.weight.detach().T, self.click_head(hidden)
+        return wanted @ self.item_embedding.weight.T, self.click_head(hidden)
 
     def loss(
         self, slates: th.Tensor, clicks: th.Tensor, click_weight: float, kl_weight: float
@@ -81,8 +78,7 @@ class SlateVAE(nn.Module):
         :return: the loss, and what it is made of
         """
         mean, std = self.encode(slates, clicks)
-        noise = std**2 if self.noise_by_variance else std
-        items, clicked = self.logits(mean + noise * th.randn_like(std))
+        items, clicked = self.logits(mean + std * th.randn_like(std))
         parts = {
             "items": F.cross_entropy(items.flatten(0, 1).float(), slates.long().flatten()),
             "clicks": F.binary_cross_entropy_with_logits(clicked.float(), clicks.float()),
@@ -149,9 +145,9 @@ def _likeliest(wanted: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
 def train_slate_vae(
     slates: np.ndarray,
     clicks: np.ndarray,
-    n_items: int,
+    item_embeddings: np.ndarray,
     latent_dim: int = 32,
-    epochs: int = 10,
+    epochs: int = 3,
     batch_size: int = 1_024,
     learning_rate: float = 1e-3,
     click_weight: float = 0.2,
@@ -168,15 +164,21 @@ def train_slate_vae(
     :param slates: item numbers ``(n, slate_size)``
     :param clicks: ``(n, slate_size)``
     :param compile: with ``torch.compile``: two to three times faster
+    :param item_embeddings: ``(n_items, item_dim)``; they are standardised and not trained
     :param on_step: called with the step, the number of steps and the loss
     :return: the model, with its bounds, and losses on the validation rows, with the share of items that are decoded as shown
     """
     th.manual_seed(seed)
     held = max(int(len(slates) * validation_share), 1)
     rows, marks = (th.as_tensor(array[:-held], device=device) for array in (slates, clicks))
-    model = SlateVAE(n_items, slates.shape[1], latent_dim=latent_dim).to(device)
+    n_items, item_dim = item_embeddings.shape
+    model = SlateVAE(n_items, slates.shape[1], item_dim, latent_dim)
+    known = item_embeddings - item_embeddings.mean(0)
+    model.item_embedding.weight.data.copy_(th.as_tensor(known / known.std()))
+    model.item_embedding.weight.requires_grad_(False)
+    model.to(device)
     steps = epochs * max(len(rows) // batch_size, 1)
-    optimizer = th.optim.Adam(model.parameters(), learning_rate)
+    optimizer = th.optim.Adam([p for p in model.parameters() if p.requires_grad], learning_rate)
     schedule = th.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.05)
     loss_of = th.compile(model.loss) if compile else model.loss
     for step in range(steps):

@@ -1,7 +1,6 @@
 """What offline learners have in common: a dataset in place of an environment, and what comes after."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -19,16 +18,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
 from sb3_pgr.common.engine import Block, UpdateEngine
-from sb3_pgr.common.health import DivergedError
 from sb3_pgr.common.optimizers import set_learning_rate
 from sb3_pgr.offline.checks import with_spaces
-from sb3_pgr.offline.dataset import OfflineDataset, take
+from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
+from sb3_pgr.offline.signals import require_finite, saturated_share, warn_of_divergence
 from sb3_pgr.offline.spaces_only import SpacesOnly
 from sb3_pgr.offline.transforms import reward_map
 
 DATASET = "dataset"
-SATURATED = 0.99  # of a bound
 SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
 
@@ -283,7 +281,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 if not callback.on_step():
                     return
                 if log_interval > 0 and self.num_timesteps % log_interval == 0:
-                    self.logger.record("train/saturated_actions", self._saturation())
+                    assert self.dataset is not None
+                    self.logger.record("train/saturated_actions", saturated_share(self.policy, self.dataset))
                     self.dump_logs()
             callback.on_rollout_end()
 
@@ -307,34 +306,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self._watch(metrics)
 
     def _watch(self, metrics: dict[str, float]) -> None:
-        """
-        Say once when values are beyond what any policy could earn, and stop when numbers are none.
-
-        :raises DivergedError: naming what is not finite
-        """
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if broken:
-            raise DivergedError(f"Update {self._n_updates}: {', '.join(broken)} is not finite; training has diverged.")
+        """Stop when numbers are none; say once when values are beyond what any policy could earn."""
+        require_finite(metrics, self._n_updates)
         if "q_max" in metrics:
-            share = metrics["q_max"] / self.value_bound
-            self.logger.record("train/q_of_bound", share)
-            if share > 1 and not self.warned_of_divergence:
+            self.logger.record("train/q_of_bound", metrics["q_max"] / self.value_bound)
+            if metrics["q_max"] > self.value_bound and not self.warned_of_divergence:
                 self.warned_of_divergence = True
-                warnings.warn(
-                    f"Update {self._n_updates}: |Q| reaches {metrics['q_max']:.3g}, but no policy can earn more than "
-                    f"{self.value_bound:.3g}, max |r| / (1 - gamma): values diverge. Lower gamma or the learning rate, or "
-                    "stay closer to the data.",
-                    stacklevel=2,
-                )
-
-    def _saturation(self) -> float:
-        """Share of the policy's actions that lie at their bounds, on rows of the dataset."""
-        assert self.dataset is not None
-        rows = np.linspace(0, len(self.dataset) - 1, 256).astype(int)
-        obs, _ = self.policy.obs_to_tensor(take(self.dataset.observations, rows))
-        with th.no_grad():
-            actions = self.policy._predict(obs, deterministic=True)
-        return float((actions.abs() > SATURATED).float().mean())
+                warn_of_divergence(metrics["q_max"], self.value_bound, self._n_updates)
 
     # What an algorithm defines.
 

@@ -47,8 +47,11 @@ def load_dataset(
     if path.is_file():
         arrays, metadata = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
         if action_space is None and metadata.get("action_bounds") is not None:
-            low, high = np.asarray(metadata["action_bounds"], np.float32)
-            action_space = spaces.Box(low, high)
+            action_space = spaces.Box(*np.asarray(metadata["action_bounds"], np.float32))
+        if action_space is None and metadata.get("n_actions") is not None:
+            action_space = spaces.Discrete(metadata["n_actions"])
+        if observation_space is None and metadata.get("observation_bounds") is not None:
+            observation_space = spaces.Box(*np.asarray(metadata["observation_bounds"], np.float32))
         return dataset_from_arrays(
             arrays, str(path), observation_space, action_space, metadata.get("env_id"), metadata.get("metadata")
         )
@@ -68,15 +71,27 @@ def save_npz(dataset: OfflineDataset, path: str | Path, extras: Mapping[str, np.
     for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts"):
         value = getattr(dataset, name)
         arrays |= {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-    space = dataset.action_space
-    bounds = [space.low.tolist(), space.high.tolist()] if isinstance(space, spaces.Box) else None
-    known = {"env_id": dataset.env_id, "metadata": dict(dataset.metadata), "action_bounds": bounds}
+    space, seen = dataset.action_space, dataset.observation_space
+    known = {
+        "env_id": dataset.env_id,
+        "metadata": dict(dataset.metadata),
+        "action_bounds": [space.low.tolist(), space.high.tolist()] if isinstance(space, spaces.Box) else None,
+        "n_actions": int(space.n) if isinstance(space, spaces.Discrete) else None,
+        "observation_bounds": _bounds_of_vector(seen),
+    }
     meta = json.dumps(known | {"fingerprint": dataset.fingerprint})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
     with open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays, **{_META: np.array(meta)})  # type: ignore[arg-type]
     os.replace(temporary, path)
+
+
+def _bounds_of_vector(space: spaces.Space) -> list[list[float]] | None:
+    """Of a vector of floats; images have bounds of their own."""
+    if isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32:
+        return [space.low.tolist(), space.high.tolist()]
+    return None
 
 
 def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
@@ -103,6 +118,9 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
                 truncations=truncations.tolist(),
             )
         )
+    reference = dataset.metadata.get("reference")
+    if reference is not None:
+        kwargs = {"ref_min_score": reference["random"], "ref_max_score": reference["expert"], **kwargs}
     return minari.create_dataset_from_buffers(
         dataset_id,
         episodes,

@@ -1,13 +1,17 @@
 """``benchmark``: datasets or environments, times algorithms, times seeds: as many runs at once as the machine bears."""
 
 import argparse
+import fcntl
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +90,10 @@ def main() -> None:
     others = [f"{run.task} {run.arm} seed {run.seed}" for run in runs if run.other_arguments]
     if others:
         raise UsageError(f"In {output} are runs of other settings: {', '.join(others)}. Remove them, or choose another -o.")
-    failed = [] if args.report else run_missing(runs, args.jobs)
+    failed = []
+    if not args.report:
+        with _alone(output) as lock:
+            failed = run_missing(runs, args.jobs, lock)
     finished = [read_run(run.task, run.arm, run.seed, run.run_folder) for run in runs if run.finished and run.run_folder]
     if not finished:
         raise UsageError(f"None of the {len(runs)} runs has finished.")
@@ -96,6 +103,22 @@ def main() -> None:
         print(f"Failed: {run.task} {run.arm} seed {run.seed}, see {_log(run)}", file=sys.stderr)
     if failed:
         sys.exit(1)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[int]:
+    """
+    The descriptor of a lock; runs inherit it, so that it holds on as long as any of them.
+
+    :raises UsageError: if another command, or a run that one left behind, works in this folder
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with open(output / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"A benchmark, or a run of one that was killed, still works in {output}.") from None
+        yield lock.fileno()
 
 
 def read_spec(path: Path, output: Path) -> list[Run]:
@@ -151,11 +174,23 @@ def _problems(spec: Any) -> list[str]:
             offline.add(issubclass(algorithm, OfflineAlgorithm))
             chosen = {name: value for name, value in (settings or {}).items() if name != "algo"}
             check_hyperparams(algorithm, chosen, (), f"algorithms: {arm}")
+            found += [
+                f"algorithms: {arm}: {name} must be finite numbers, not {value!r}"
+                for name, value in chosen.items()
+                if _not_finite(value)
+            ]
         except (UsageError, TypeError, ValueError) as error:
             found.append(f"algorithms: {arm}: {error}")
     for task, where in tasks.items():
         found += [f"tasks: {task}: {problem}" for problem in _task_problems(where, offline)]
     return found
+
+
+def _not_finite(value: Any) -> bool:
+    """Whether there is a NaN or an infinity in it, which a command line cannot hand on."""
+    if isinstance(value, dict | list):
+        return any(_not_finite(part) for part in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _task_problems(where: Any, offline: set[bool]) -> list[str]:
@@ -186,9 +221,11 @@ def _log(run: Run) -> Path:
     return run.folder.with_suffix(".log")
 
 
-def run_missing(runs: list[Run], jobs: int) -> list[Run]:
+def run_missing(runs: list[Run], jobs: int, lock: int) -> list[Run]:
     """
     Run what has not finished; at Ctrl-C or SIGTERM the running ones save a checkpoint.
+
+    :param lock: descriptor that runs inherit
 
     :return: runs that failed
     """
@@ -201,7 +238,7 @@ def run_missing(runs: list[Run], jobs: int) -> list[Run]:
         while todo or running:
             while todo and len(running) < jobs:
                 run = todo.pop(0)
-                running[run] = _start(run)
+                running[run] = _start(run, lock)
             for run, process in list(running.items()):
                 if process.poll() is None:
                     continue
@@ -223,7 +260,7 @@ def run_missing(runs: list[Run], jobs: int) -> list[Run]:
     return failed
 
 
-def _start(run: Run) -> subprocess.Popen[bytes]:
+def _start(run: Run, lock: int) -> subprocess.Popen[bytes]:
     command = run.command()
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / ARGUMENTS).write_text(json.dumps(run.arguments))
@@ -231,7 +268,13 @@ def _start(run: Run) -> subprocess.Popen[bytes]:
         # A group of its own: Ctrl-C reaches this command alone, which then hands it on once.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_hear_interrupts
+            command,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=[lock],
+            start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
 
 

@@ -25,6 +25,9 @@ def plain_errors() -> Iterator[None]:
     except EXPECTED as error:
         print(f"sb3-pgr: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError | gym.error.Error) else 1)
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        print(f"sb3-pgr: {error.filename}: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -32,7 +32,7 @@ from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
 from sb3_pgr.zoo.offline import is_stand_in
 from sb3_pgr.zoo.rendering import make_render_env
-from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, require_writable, resume_point, write_run_file
+from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, read_run_file, require_writable, resume_point, write_run_file
 from sb3_pgr.zoo.scores import SCORES, report_scores
 
 FINAL_EPISODES, FINAL_ENVS = 100, 10  # of the last evaluation
@@ -192,14 +192,22 @@ class Manager(ExperimentManager):
             return None
         model, saved_hyperparams = results
         if self.checkpoint is not None and self.checkpoint.resume_from is not None:
+            self._require_same_dataset(model)
             self.checkpoint.restore(model)
             print(f"Resuming from {self.checkpoint.resume_from} at step {model.num_timesteps}")
             self._restore_callbacks(model)
             self._count_steps_left(model)
         self._drop_impossible_checkpoint(model)
-        write_run_file(self.save_path, self.extras.argv, self.seed, saved_hyperparams)
+        fingerprint = getattr(model, "dataset_fingerprint", None)
+        write_run_file(self.save_path, self.extras.argv, self.seed, saved_hyperparams, fingerprint)
         model.set_logger(self._logger(model))
         return model, saved_hyperparams
+
+    def _require_same_dataset(self, model: BaseAlgorithm) -> None:
+        before = read_run_file(self.save_path)["dataset_fingerprint"]
+        now = getattr(model, "dataset_fingerprint", None)
+        if before is not None and before != now:
+            raise UsageError(f"{self.extras.dataset} is not what the run learned from: {now}, then {before}.")
 
     def _drop_impossible_checkpoint(self, model: BaseAlgorithm) -> None:
         reason = why_not_resumable(model)
@@ -304,10 +312,17 @@ def _restore_evaluations(callback: EvalCallback, num_timesteps: int) -> None:
         return
     try:
         with np.load(path) as saved:
+            episodes = saved["results"].shape[1]
+            if episodes != callback.n_eval_episodes:
+                raise UsageError(
+                    f"The run's evaluations have {episodes} episodes each: resume it with --eval-episodes {episodes}."
+                )
             keep = saved["timesteps"] <= num_timesteps
             callback.evaluations_timesteps = saved["timesteps"][keep].tolist()
             callback.evaluations_results = saved["results"][keep].tolist()
             callback.evaluations_length = saved["ep_lengths"][keep].tolist()
+    except UsageError:
+        raise
     except (OSError, ValueError, KeyError):
         damaged = path.with_suffix(".damaged.npz")
         shutil.move(path, damaged)

@@ -35,13 +35,17 @@ def require_writable(folder: str | Path, free_bytes: int = 200 * 2**20) -> None:
         )
 
 
-def write_run_file(run: str | Path, argv: list[str], seed: int, hyperparams: dict[str, Any]) -> None:
-    """Remember what ``--resume`` needs: the command line, the seed drawn, and the hyper-parameters after overrides."""
+def write_run_file(
+    run: str | Path, argv: list[str], seed: int, hyperparams: dict[str, Any], dataset_fingerprint: str | None
+) -> None:
+    """Remember what ``--resume`` needs: the command line, the seed drawn, hyper-parameters, the dataset."""
     try:
         stored = json.loads(json.dumps(hyperparams)) if _survives_json(hyperparams) else None
     except TypeError:
         stored = None  # classes among them: they are read again from YAML and the command line
-    text = json.dumps({"argv": argv, "seed": seed, "hyperparams": stored}, indent=1)
+    text = json.dumps(
+        {"argv": argv, "seed": seed, "hyperparams": stored, "dataset_fingerprint": dataset_fingerprint}, indent=1
+    )
     temporary = Path(run) / f".{RUN_FILE}.writing"
     temporary.write_text(text + "\n")
     os.replace(temporary, Path(run) / RUN_FILE)
@@ -54,7 +58,8 @@ def read_run_file(run: str | Path) -> dict[str, Any]:
     path = Path(run) / RUN_FILE
     try:
         content = json.loads(path.read_text())
-        return {key: content[key] for key in ("argv", "seed", "hyperparams")}
+        known = {key: content[key] for key in ("argv", "seed", "hyperparams")}
+        return {**known, "dataset_fingerprint": content.get("dataset_fingerprint")}
     except FileNotFoundError:
         raise UsageError(f"{run} is not a run that can be resumed: it has no {RUN_FILE}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):

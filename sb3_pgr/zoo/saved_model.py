@@ -46,7 +46,7 @@ class SavedModel:
         algorithm = resolve_algorithm(self.algo)
         try:
             return algorithm.load(self.path, buffer_size=1, device="cpu")
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:  # SB3 asserts that HER has an environment
             raise UsageError(f"{self.path} cannot be loaded as a model: {error}.") from None
 
     def make_env(self, env_id: str, seed: int, n_envs: int = 1, **env_kwargs: Any) -> VecEnv:
