@@ -37,7 +37,7 @@ class Preset:
     epochs: int = 3
     belief_users: int = 6_000
     belief_epochs: int = 20
-    kl_weight: float = 0.5
+    kl_weight: float = 1.0
     click_weight: float = 0.2
 
 

@@ -151,7 +151,7 @@ def train_slate_vae(
     batch_size: int = 1_024,
     learning_rate: float = 1e-3,
     click_weight: float = 0.2,
-    kl_weight: float = 0.5,
+    kl_weight: float = 1.0,
     validation_share: float = 0.05,
     seed: int = 0,
     device: str = "cpu",
