@@ -100,7 +100,8 @@ def train_belief(
     encoder = BeliefEncoder(n_items, slate_size, belief_dim=belief_dim).to(device)
     heads = _Predictions(encoder, logs.bored.shape[2], logs.preferences.shape[2]).to(device)
     steps = epochs * max((n_users - held) // batch_size, 1)
-    optimizer = th.optim.Adam([*encoder.parameters(), *heads.parameters()], learning_rate)
+    parameters = dict.fromkeys([*encoder.parameters(), *heads.parameters()])  # both have the items' embeddings
+    optimizer = th.optim.Adam(list(parameters), learning_rate)
     schedule = th.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
     spread = columns[3][:held].float().std((0, 1)).clamp_min(1e-3)
     for step in range(steps):
