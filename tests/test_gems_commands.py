@@ -1,6 +1,7 @@
 """Building models, training on latent slates, and recording datasets by command."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,3 +59,18 @@ def test_refusals(world):
     missing = run("train", "--algo", "redq", "--env", "gems/diffuse_mix_latent-v0", "-n", 100, expect=2, **where)
     assert "sb3-pgr gems build --env gems/diffuse_mix-v0" in missing and "Traceback" not in missing
     assert not (root / "x.npz").exists()
+
+
+def test_specifications_of_the_benchmarks():
+    from sb3_pgr.zoo.benchmark import read_spec
+    from sb3_pgr.zoo.errors import UsageError
+    from sb3_pgr.zoo.registry import register
+
+    register()
+    folder = Path(__file__).parents[1] / "benchmarks" / "gems"
+    runs = read_spec(folder / "online.yml", Path("out"))
+    assert len(runs) == 18 and len({run.folder for run in runs}) == 18
+    with pytest.raises(UsageError) as problems:  # the datasets are made, not committed
+        read_spec(folder / "offline.yml", Path("out"))
+    lines = str(problems.value).splitlines()
+    assert len(lines) == 7 and all("there is no file" in line for line in lines[1:])
