@@ -5,8 +5,8 @@ What trained agents earn in GeMS, and how: on 500 users that no training has see
     sb3-pgr train --algo redq --env gems/focused_topdown_latent-v0 --seed 0   # other seeds, other worlds
     python benchmarks/gems_agents.py logs/redq/gems-*                    # run folders
 
-The last model of each run, deterministic; beside the clicks, how many of a slate's ten items differ, how many topics bore a user
-at a time, and how many items of the catalogue are shown at all. Writes ``benchmarks/results/gems_agents.json``.
+The last model of each run, deterministic; beside the clicks, how many of a slate's ten items differ, how many topics bore a
+user at a time, and how many items of the catalogue are shown at all. Writes ``benchmarks/results/gems_agents.json``.
 """
 
 import argparse
@@ -17,20 +17,19 @@ from typing import Any
 import numpy as np
 from provenance import RESULTS, provenance
 
-from sb3_pgr.common.evaluation import HELD_OUT_SEED
 from sb3_pgr.zoo.registry import register
 from sb3_pgr.zoo.run_folder import read_run_file
 from sb3_pgr.zoo.saved_model import saved_model
 
-N_USERS = 500
+N_USERS, FIRST_SEED = 500, 5 * 10**6
 
 
 def judged(run: Path) -> dict[str, Any]:
     said = read_run_file(run)
     env_id = said["argv"][said["argv"].index("--env") + 1]
     saved = saved_model(run, None)
-    model, env = saved.load(), saved.make_env(env_id, HELD_OUT_SEED, N_USERS)
-    env.seed(HELD_OUT_SEED)
+    model, env = saved.load(), saved.make_env(env_id, FIRST_SEED, N_USERS)
+    env.seed(FIRST_SEED)
     obs, users = env.reset(), env.get_attr("users")[0]
     returns, bored, slates = np.zeros(N_USERS), [], []
     for _ in range(users.engine.config.horizon - 1):  # the last step begins the next episodes

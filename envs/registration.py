@@ -7,6 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 
+GEMS = "sb3_pgr.envs.gems.env:GemsEnv"
+
 # dm_control's suite, spelled out so that registering does not import it (tests compare the two).
 DMC_TASKS: dict[str, tuple[str, ...]] = {
     "acrobot": ("swingup", "swingup_sparse"),
@@ -40,7 +42,7 @@ def register_envs() -> None:
                 if env_id not in gym.registry:
                     gym.register(
                         env_id,
-                        entry_point="sb3_pgr.envs.gems.env:GemsEnv",
+                        entry_point=GEMS,
                         vector_entry_point="sb3_pgr.envs.gems.vector:GemsVectorEnv",
                         kwargs=dict(items=items, world=world, **options),
                     )
@@ -62,15 +64,18 @@ def sb3_vec_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> Callab
     """
     What simulates many copies of an environment together, to be given to SB3's ``make_vec_env`` as ``vec_env_cls``.
 
-    :return: none if there is no such thing, and copies run one by one
+    :return: none if there is no such thing, or something is to be drawn, and copies run one by one
     """
-    if not env_id.startswith("gems/"):
+    spec, options = gym.spec(env_id), env_kwargs or {}
+    if spec.entry_point != GEMS or options.get("render_mode") is not None:
         return None
 
     def together(env_fns: Sequence[Any], **_: Any) -> Any:
         from sb3_pgr.envs.gems.vector import GemsVecEnv
 
-        return GemsVecEnv(len(env_fns), **{**gym.spec(env_id).kwargs, **(env_kwargs or {})})
+        env = GemsVecEnv(len(env_fns), **{**spec.kwargs, **options})
+        env.spec = spec
+        return env
 
     return together
 

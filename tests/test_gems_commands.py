@@ -58,7 +58,12 @@ def test_refusals(world):
     assert "Did you mean" in run("gems", "build", "--env", "gems/focused_topdwn-v0", expect=2, **where)
     missing = run("train", "--algo", "redq", "--env", "gems/diffuse_mix_latent-v0", "-n", 100, expect=2, **where)
     assert "sb3-pgr gems build --env gems/diffuse_mix-v0" in missing and "Traceback" not in missing
+    assert "only once" in run(*collect, "logging", "logging", expect=2, **where)
     assert not (root / "x.npz").exists()
+    (root / "file").write_text("")
+    build = ["gems", "build", "--env", "gems/focused_topdown-v0", "--preset", "tiny"]
+    assert "Cannot write to file" in run(*build, "--models", "file", expect=2, **where)
+    assert "--device nothing" in run(*build, "--device", "nothing", expect=2, **where)
 
 
 def test_specifications_of_the_benchmarks():

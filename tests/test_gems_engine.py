@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 from sb3_pgr.envs.gems import GemsConfig, GemsEngine, Items, draw_items
-from sb3_pgr.envs.gems.policies import BudgetOracle, ConstantSlate, EpsilonGreedyOracle, RandomSlates, ShortTermOracle
+from sb3_pgr.envs.gems.policies import (
+    BudgetOracle,
+    ConstantSlate,
+    EpsilonGreedyOracle,
+    RandomSlates,
+    ShortTermOracle,
+    hill_climbed_slate,
+)
 from sb3_pgr.envs.gems.random import normal, uniform
 from scipy import stats
 
@@ -213,3 +220,8 @@ def test_bad_worlds(config):
         GemsConfig(**config)
     with pytest.raises(ValueError, match="n_topics x topic_size"):
         GemsEngine(draw_items(n_topics=5))
+
+
+def test_one_slate_for_all_climbs():
+    slate = hill_climbed_slate(GemsEngine(draw_items()), n_users=50, tries=120)
+    assert slate.shape == (10,) and play(ConstantSlate(slate), n=300).mean() > 120  # random constant slates earn 60 to 90

@@ -6,10 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
-from sb3_pgr.envs import list_env_ids
+from sb3_pgr.envs import list_env_ids, sb3_vec_env
 from sb3_pgr.envs.gems.env import GemsEnv
 from sb3_pgr.envs.gems.vector import GemsVecEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check
+from stable_baselines3.common.monitor import Monitor
 
 IDS = [env_id for env_id in list_env_ids() if env_id.startswith("gems/") and "_latent" not in env_id]
 
@@ -69,6 +70,30 @@ def test_vector_environment_equals_single_ones():
             if over:
                 np.testing.assert_array_equal(info["final_obs"]["clicks"][i], alone[i]["clicks"])
                 alone[i], _ = env.reset()
+
+
+def test_seeds_of_vector_environments():
+    vector = gym.make_vec("gems/focused_topdown-v0", num_envs=3, vectorization_mode="vector_entry_point")
+    slates = np.tile(np.arange(10), (3, 1))
+
+    def clicks(seed):
+        vector.reset(seed=seed)
+        return np.sum([vector.step(slates)[1] for _ in range(30)], 0)
+
+    alone = clicks(7)
+    np.testing.assert_array_equal(clicks([7, 8, 9]), alone)
+    np.testing.assert_array_equal(clicks(np.int64(7)), alone)
+    assert clicks([9, None, 7])[0] == alone[2]
+    with pytest.raises(ValueError, match="2 seeds for 3"):
+        vector.reset(seed=[1, 2])
+
+
+def test_users_are_simulated_together_unless_drawn():
+    together = sb3_vec_env("gems/focused_topdown-v0", {"horizon": 5})([None] * 3)
+    assert together.num_envs == 3 and together.users.engine.config.horizon == 5
+    assert together.get_attr("spec")[0].id == "gems/focused_topdown-v0" and together.env_is_wrapped(Monitor) == [True] * 3
+    assert sb3_vec_env("gems/focused_topdown-v0", {"render_mode": "rgb_array"}) is None
+    assert sb3_vec_env("CartPole-v1") is None
 
 
 def test_sb3_vector_environment():

@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from gems_models import tiny_models
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from sb3_pgr.envs.errors import ModelError
 from sb3_pgr.envs.gems import GemsConfig, GemsEngine, draw_items
 from sb3_pgr.envs.gems.belief import BeliefEncoder
 from sb3_pgr.envs.gems.build import RandomLatents
@@ -16,12 +17,14 @@ from sb3_pgr.envs.gems.datasets import record
 from sb3_pgr.envs.gems.env import GemsEnv
 from sb3_pgr.envs.gems.extractor import HistoryExtractor
 from sb3_pgr.envs.gems.logs import simulate
-from sb3_pgr.envs.gems.model_files import SLATE_VAE, ModelError, load_model, models_folder, save_model
+from sb3_pgr.envs.gems.model_files import SLATE_VAE, load_model, models_folder, save_model
 from sb3_pgr.envs.gems.policies import EpsilonGreedyOracle, RandomSlates
 from sb3_pgr.envs.gems.slate_vae import SlateVAE, train_slate_vae
 from sb3_pgr.envs.gems.users import ACTIONS, OBSERVATIONS, make_users
 from sb3_pgr.envs.gems.vector import GemsVecEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check
+
+from sb3_pgr.common.evaluation import HELD_OUT_SEED
 
 
 def small_env(**options):
@@ -63,6 +66,7 @@ def test_loss_is_the_published_one():
     th.manual_seed(0)
     model = SlateVAE(50, 4, item_dim=3, latent_dim=5, hidden=(8, 6)).double()
     slates, clicks = th.randint(50, (7, 4)), th.rand(7, 4) < 0.4
+    model.requires_grad_(False)
     mean, std = model.encode(slates, clicks)
     th.manual_seed(1)
     loss, parts = model.loss(slates, clicks, click_weight=0.3, kl_weight=0.7)
@@ -135,6 +139,24 @@ def test_history_holds_the_last_slates():
     np.testing.assert_array_equal(obs["clicks"][-10:], info["clicks"])
     obs, _ = env.reset(seed=0)
     assert obs["seen"].tolist() == [0, 0, 1] and not obs["slates"][:20].any()
+
+
+@pytest.mark.parametrize("observations", ["belief", "history"])
+def test_observations_are_the_agents_own(observations):
+    def second(spoil):
+        env = small_env(observations=observations)
+        obs, _ = env.reset(seed=0)
+        if spoil:
+            for part in obs.values() if isinstance(obs, dict) else [obs]:
+                part[:] = 1
+        return env.step(np.arange(10))[0]
+
+    for clean, spoiled in zip(np.atleast_1d(second(False)), np.atleast_1d(second(True))):
+        if isinstance(clean, dict):
+            for name in clean:
+                np.testing.assert_array_equal(clean[name], spoiled[name])
+        else:
+            np.testing.assert_array_equal(clean, spoiled)
 
 
 def test_history_can_be_learned_from():
@@ -254,7 +276,7 @@ def test_recorded_datasets(kind):
         "observations": ((84, 20), "float32"), "actions": ((84, 32), "float32"), "rewards": ((84,), "float32"),
         "next_observations": ((84, 20), "float32"), "terminals": ((84,), "bool"), "timeouts": ((84,), "bool"),
         "slates": ((84, 10), "int16"), "clicks": ((84, 10), "uint8"), "latents": ((84, 32), "float32"),
-        "episode_ids": ((84,), "int32"), "timesteps": ((84,), "int16"),
+        "episode_ids": ((84,), "int64"), "timesteps": ((84,), "int16"),
     }  # fmt: skip
     np.testing.assert_array_equal(data["rewards"], data["clicks"].sum(1))
     assert not data["terminals"].any() and data["timeouts"].sum() == 7
@@ -273,9 +295,22 @@ def test_recorded_datasets(kind):
         np.testing.assert_array_equal(replayed.outcome.clicks, data["clicks"].reshape(7, 12, 10)[:, step])
 
 
-def test_recording_needs_latent_actions_and_one_behaviour():
-    with pytest.raises(ValueError, match="latent"):
-        record(make_users("focused", "topdown"), None, RandomSlates(), 0, 1)
+def test_recording_needs_latent_actions_beliefs_and_one_behaviour():
+    for options in ({}, {"actions": "latent", "models": tiny_models()[0]}):
+        with pytest.raises(ValueError, match="latent actions and beliefs"):
+            record(make_users("focused", "topdown", **options), None, RandomSlates(), 0, 1)
     users = make_users("focused", "topdown", "latent", "belief", tiny_models()[0])
     with pytest.raises(ValueError, match="either"):
         record(users, None, None, 0, 1)
+    with pytest.raises(ValueError, match="at least 1"):
+        record(users, None, RandomSlates(), 0, 0)
+
+
+def test_models_datasets_and_evaluations_have_users_of_their_own():
+    from sb3_pgr.envs.gems.build import LATENT_USERS, LOG_USERS
+
+    from sb3_pgr.zoo.gems import FIRST_USER, OF_A_SEED
+
+    starts = [HELD_OUT_SEED, LOG_USERS, LATENT_USERS, FIRST_USER]
+    assert np.diff(starts).min() > 10**9 and starts[1] > 2**32  # seeds of environments are below
+    assert OF_A_SEED >= 10**7

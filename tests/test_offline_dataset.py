@@ -340,3 +340,15 @@ def test_convert(tmp_path, call, monkeypatch):
             call("convert", tmp_path / "data.npz", target)
     with pytest.raises(UsageError, match="There is no file"):
         call("info", tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("kind", [spaces.Discrete(5), spaces.Box(-2, 3, (2,))])
+def test_npz_keeps_spaces(kind, tmp_path):
+    data = arrays()
+    n = len(data["rewards"])
+    data["actions"] = np.zeros(n, np.int64) if isinstance(kind, spaces.Discrete) else np.zeros((n, 2), np.float32)
+    seen = spaces.Box(-np.inf, np.array([9, np.inf, 7], np.float32), (3,), np.float32)
+    save_npz(load_dataset(data, seen, kind), tmp_path / "data.npz", {"more": np.arange(n)})
+    loaded = load_dataset(tmp_path / "data.npz")
+    assert loaded.action_space == kind and loaded.observation_space == seen
+    np.testing.assert_array_equal(np.load(tmp_path / "data.npz")["more"], np.arange(n))

@@ -17,7 +17,7 @@ from sb3_pgr.envs.gems.policies import EpsilonGreedyOracle, SlatePolicy
 from sb3_pgr.envs.gems.random import episode_keys
 from sb3_pgr.envs.gems.slate_vae import SlateVAE, train_slate_vae
 
-LOG_USERS, LATENT_USERS, AT_A_TIME = 10**6, 2 * 10**6, 1_000  # numbers of users that no other experiment has
+LOG_USERS, LATENT_USERS, AT_A_TIME = 10**12, 2 * 10**12, 1_000  # far from every seed of an environment
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,8 @@ class RandomLatents:
 
     def __call__(self, engine: GemsEngine) -> np.ndarray:
         noise = self.generator.standard_normal((engine.n_users, self.model.latent_dim)).astype(np.float32)
-        if engine.step_number == 0:
-            self._actions = noise
-        self._actions = self.inertia * self._actions + (1 - self.inertia**2) ** 0.5 * noise
+        mixed = self.inertia * self._actions + (1 - self.inertia**2) ** 0.5 * noise if engine.step_number else noise
+        self._actions = mixed
         return self.model.decode(self.model.to_latents(np.clip(self._actions / 2, -1, 1)))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from sb3_pgr.envs.gems.actions import LatentActions
-from sb3_pgr.envs.gems.observations import Observed
+from sb3_pgr.envs.gems.observations import Belief, Observed
 from sb3_pgr.envs.gems.policies import SlatePolicy
 from sb3_pgr.envs.gems.users import Users
 
@@ -27,18 +27,20 @@ def record(
     The latent action of a slate that no agent decoded is the encoder's mean for the slate and the clicks that it got, clipped
     to the box of actions.
 
-    :param users: with latent actions
+    :param users: with latent actions and beliefs
     :param act: the agent
     :param show: instead of ``act``: the policy
     :param first_user: number of the first user
     :param on_users: called with a number of users that have just been done
     :return: ``observations``, ``actions`` in [-1, 1], ``rewards``, ``next_observations``, ``terminals`` (none: episodes end by
-        time), ``timeouts``; and ``slates`` int16, ``clicks`` uint8, ``latents`` (the behaviour's own), ``episode_ids``,
-        ``timesteps``
-    :raises ValueError: if actions are not latent, or not exactly one behaviour is given
+        time), ``timeouts``; and ``slates`` int16, ``clicks`` uint8, ``latents`` (the behaviour's own; of slates that no agent
+        decoded, not clipped), ``episode_ids``, ``timesteps``
+    :raises ValueError: if actions or observations are others, or not exactly one behaviour is given
     """
-    if not isinstance(users.actions, LatentActions):
-        raise ValueError("Datasets have latent actions: make_users(..., actions='latent').")
+    if not isinstance(users.actions, LatentActions) or not isinstance(users.observations, Belief):
+        raise ValueError("Datasets have latent actions and beliefs: make_users(..., actions='latent', observations='belief').")
+    if n_users < 1:
+        raise ValueError(f"n_users={n_users} must be at least 1.")
     if (act is None) == (show is None):
         raise ValueError("Give either an agent or a policy of slates.")
     parts = []
@@ -83,6 +85,6 @@ def _episodes(
         "slates": arrays["slates"].astype(np.int16),
         "clicks": arrays["clicks"].astype(np.uint8),
         "latents": arrays["latents"].astype(np.float32),
-        "episode_ids": np.repeat(np.arange(first_user, first_user + n, dtype=np.int32), horizon),
+        "episode_ids": np.repeat(np.arange(first_user, first_user + n, dtype=np.int64), horizon),
         "timesteps": timesteps,
     }

@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch as th
+from sb3_pgr.envs.errors import ModelError
 from sb3_pgr.envs.gems.belief import BeliefEncoder
 from sb3_pgr.envs.gems.engine import GemsEngine
 from sb3_pgr.envs.gems.slate_vae import SlateVAE
 
 SLATE_VAE, BELIEF = "slate_vae.pt", "belief.pt"
 Model = TypeVar("Model", SlateVAE, BeliefEncoder)
-
-
-class ModelError(ValueError):
-    """A model is missing, damaged, or of another catalogue; the message names the command that builds it."""
 
 
 def models_folder(items: str, world: str) -> Path:
@@ -45,7 +42,7 @@ def load_model(kind: type[Model], path: Path, engine: GemsEngine, command: str) 
     try:
         saved = th.load(path, map_location="cpu", weights_only=True)
         if saved["kind"] != kind.__name__:
-            raise ModelError(f"{path} is a {saved['kind']}, not a {kind.__name__}.")
+            raise ModelError(f"{path} is a {saved['kind']}, not a {kind.__name__}. Build it again with: {command}")
         model = kind(**saved["sizes"])
         model.load_state_dict(saved["state"])
     except ModelError:

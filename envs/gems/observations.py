@@ -54,7 +54,7 @@ class Belief:
         if first:
             self._belief = np.zeros((len(slates), self.encoder.belief_dim), np.float32)
         self._belief = np.clip(self.encoder.step(self._belief, slates, clicks), -1, 1)
-        return self._belief
+        return self._belief.copy()
 
 
 class History:
@@ -87,13 +87,14 @@ class History:
         self._slates = np.concatenate([self._slates[:, k:], slates.astype(np.int32)], 1)
         self._clicks = np.concatenate([self._clicks[:, k:], clicks.astype(np.int8)], 1)
         self._seen = np.concatenate([self._seen[:, 1:], np.ones((n, 1), np.int8)], 1)
-        return {"slates": self._slates, "clicks": self._clicks, "seen": self._seen}
+        seen = {"slates": self._slates, "clicks": self._clicks, "seen": self._seen}
+        return {name: value.copy() for name, value in seen.items()}
 
 
 class Privileged:
     """
-    The user's whole state: preferences, topics that bore, how long they still do, recent clicks on each, and the time; all in
-    [0, 1]. What no recommender knows: an upper bound for what can be learned.
+    The user's state: preferences, topics that bore, how long they still do, recent clicks on each (without their ages), and
+    the time; all in [0, 1]. What no recommender knows: nearly an upper bound for what can be learned.
     """
 
     def __init__(self, engine: GemsEngine):

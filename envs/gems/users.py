@@ -83,6 +83,8 @@ def make_users(
         command = f"sb3-pgr gems build --env gems/{items}_{world}-v0"
     else:
         folder, command = Path("models"), "sb3_pgr.envs.gems.build.build_models(engine, FOLDER)"
+    if models is not None and isinstance(items, str):
+        command += f" --models {models}"
     parts = _Parts(engine, folder if models is None else Path(models), command, history)
     return Users(engine, ACTIONS[actions](parts), OBSERVATIONS[observations](parts))
 

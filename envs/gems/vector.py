@@ -54,11 +54,17 @@ class GemsVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed if isinstance(seed, int) else None)
+        super().reset(seed=int(seed) if isinstance(seed, int | np.integer) else None)
         if seed is not None:
-            seeds = np.arange(seed, seed + self.num_envs) if isinstance(seed, int) else np.asarray(seed)
-            self.stream.seed(seeds)
+            self.stream.seed(self._seeds(seed))
         return self.users.reset(*self.stream.next()), {}
+
+    def _seeds(self, seed: int | Sequence[int | None]) -> np.ndarray:
+        if isinstance(seed, int | np.integer):
+            return np.arange(seed, seed + self.num_envs)
+        if len(seed) != self.num_envs:
+            raise ValueError(f"There are {len(seed)} seeds for {self.num_envs} environments.")
+        return np.array([self.np_random.integers(2**62) if one is None else one for one in seed])
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         obs, rewards, over = self.users.step(actions)
@@ -84,6 +90,7 @@ class GemsVecEnv(VecEnv):
         options.pop("render_mode", None)
         self.users, self.stream = make_users(items, world, **options), _Episodes(n_envs)
         self.render_mode = None
+        self.spec: Any = None
         super().__init__(n_envs, self.users.observations.space, self.users.actions.space)
         self._returns, self._started = np.zeros(n_envs), time.time()
 

@@ -8,13 +8,14 @@ import gymnasium as gym
 
 from sb3_pgr.common.checkpoint import CheckpointError
 from sb3_pgr.common.health import DivergedError, NonFiniteTransitionError
+from sb3_pgr.envs.errors import ModelError
 
 
 class UsageError(ValueError):
     """The user asked for something that does not exist or cannot be done; the message says what can."""
 
 
-EXPECTED = (UsageError, CheckpointError, DivergedError, NonFiniteTransitionError, gym.error.Error)
+EXPECTED = (UsageError, CheckpointError, DivergedError, NonFiniteTransitionError, ModelError, gym.error.Error)
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except EXPECTED as error:
         print(f"sb3-pgr: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError | gym.error.Error) else 1)
+        sys.exit(2 if isinstance(error, UsageError | ModelError | gym.error.Error) else 1)
     except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
         print(f"sb3-pgr: {error.filename}: {error.strerror}.", file=sys.stderr)
         sys.exit(2)

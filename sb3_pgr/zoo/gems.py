@@ -18,14 +18,16 @@ from sb3_pgr.envs.gems.model_files import models_folder
 from sb3_pgr.envs.gems.policies import BudgetOracle, EpsilonGreedyOracle, RandomSlates, SlatePolicy
 from sb3_pgr.envs.gems.users import Users, make_users
 from sb3_pgr.envs.gems.world import make_engine
+from sb3_pgr.envs.registration import GEMS
 from sb3_pgr.offline.checks import dataset_from_arrays
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register
+from sb3_pgr.zoo.run_folder import require_writable
 from sb3_pgr.zoo.saved_model import SavedModel, saved_model
 
-FIRST_USER = 3 * 10**6  # no evaluation and no model has seen these
+FIRST_USER, OF_A_SEED = 3 * 10**12, 10**7  # no evaluation and no model has seen these users
 BEHAVIOURS = ("random", "random-slates", "logging", "medium", "expert")
 JUDGED_USERS = 300
 
@@ -52,6 +54,7 @@ def main() -> None:
         verb.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     items, world = _world(args.env)
+    args.env_id = f"gems/{items}_{world}_latent-v0"
     try:
         (_build if args.verb == "build" else _collect)(args, items, world)
     except (ValueError, DatasetError) as error:
@@ -61,7 +64,7 @@ def main() -> None:
 def _world(env_id: str) -> tuple[str, str]:
     """Items and world of an id, with or without ``_latent``."""
     resolve_env_id(env_id)
-    if not env_id.startswith("gems/"):
+    if gym.spec(env_id).entry_point != GEMS:
         raise UsageError(f"{env_id} is no world of GeMS; they are gems/{{focused,diffuse}}_{{topdown,mix,divpen}}-v0.")
     kwargs = gym.spec(env_id).kwargs
     return kwargs["items"], kwargs["world"]
@@ -69,6 +72,11 @@ def _world(env_id: str) -> tuple[str, str]:
 
 def _build(args: argparse.Namespace, items: str, world: str) -> None:
     folder = args.models or models_folder(items, world)
+    require_writable(folder)
+    try:
+        th.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
     bars: dict[str, Any] = {}
 
     def progress(what: str, step: int, steps: int, loss: float) -> None:
@@ -90,6 +98,8 @@ def _build(args: argparse.Namespace, items: str, world: str) -> None:
 def _collect(args: argparse.Namespace, items: str, world: str) -> None:
     if args.output.suffix != ".npz":
         raise UsageError(f"-o {args.output}: the file must end in .npz.")
+    if len(set(args.behaviour)) < len(args.behaviour):
+        raise UsageError("--behaviour: each only once; shares are equal.")
     if args.users < len(args.behaviour):
         raise UsageError(f"--users must be at least {len(args.behaviour)}, one for each behaviour.")
     agents = sorted({"medium", "expert"} & set(args.behaviour))
@@ -97,6 +107,9 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
         raise UsageError(
             f"Whose behaviour is {' and '.join(agents)}? --run RUN_FOLDER, of an agent trained on gems/..._latent."
         )
+    if args.run is not None and not (args.run / args.env_id.replace("/", "-")).is_dir():
+        raise UsageError(f"{args.run} is no run on {args.env_id}.")
+    require_writable(args.output.parent)
     set_random_seed(args.seed)
     users = make_users(items, world, "latent", "belief", args.models)
     columns: list[dict[str, np.ndarray]] = []
@@ -105,11 +118,11 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
         done = 0
         for name, share in shares.items():
             act, show = _behaviour(name, users, args)
-            first = FIRST_USER + args.seed * 10**5 + done
+            first = FIRST_USER + args.seed * OF_A_SEED + done
             columns.append(record(users, act, show, first, share, bar.update))
             done += share
     arrays = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
-    dataset = _dataset(arrays, users, f"gems/{items}_{world}_latent-v0", args, shares)
+    dataset = _dataset(arrays, users, args, shares)
     save_npz(dataset, args.output, {name: arrays[name] for name in EXTRAS})
     returns = dataset.episode_returns
     print(f"{len(dataset):,} transitions of {len(returns):,} users, mean return {returns.mean():.1f}: {args.output}")
@@ -148,9 +161,7 @@ def _earned(act: Act, users: Users) -> float:
     return float(record(users, act, None, FIRST_USER, JUDGED_USERS)["rewards"].sum() / JUDGED_USERS)
 
 
-def _dataset(
-    arrays: dict[str, np.ndarray], users: Users, env_id: str, args: argparse.Namespace, shares: dict[str, int]
-) -> OfflineDataset:
+def _dataset(arrays: dict[str, np.ndarray], users: Users, args: argparse.Namespace, shares: dict[str, int]) -> OfflineDataset:
     model = users.actions.model  # type: ignore[attr-defined]
     engine = users.engine
     references = {
@@ -168,7 +179,7 @@ def _dataset(
     }
     named = {name: value for name, value in arrays.items() if name not in EXTRAS}
     space = users.observations.space
-    return dataset_from_arrays(named, str(args.output), space, users.actions.space, env_id, metadata)
+    return dataset_from_arrays(named, str(args.output), space, users.actions.space, args.env_id, metadata)
 
 
 def _fingerprint(module: th.nn.Module) -> float:

@@ -171,11 +171,13 @@ class Manager(ExperimentManager):
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         env_kwargs = self.eval_env_kwargs if kwargs.get("eval_env") else self.env_kwargs
         together = sb3_vec_env(self.env_name.gym_id, env_kwargs)
+        chosen = self.vec_env_class
         if together is not None and self.env_wrapper is None:
             self.vec_env_class = together  # type: ignore[assignment]
         try:
             return super().create_envs(*args, **kwargs)
         finally:
+            self.vec_env_class = chosen
             signal.signal(signal.SIGINT, previous)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_pgr.common.state import load_vec_normalize
 from sb3_pgr.envs import sb3_vec_env
+from sb3_pgr.envs.errors import ModelError
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import resolve_algorithm
 from sb3_pgr.zoo.run_folder import CHECKPOINTS, find_models, find_runs
@@ -77,6 +78,8 @@ class SavedModel:
                 env_kwargs=env_kwargs,
                 vec_env_cls=together or DummyVecEnv,  # type: ignore[arg-type]
             )
+        except ModelError:
+            raise
         except ValueError as error:
             raise UsageError(f"{error}. A model in {self.run / CHECKPOINTS} has its own statistics.") from None
         return load_vec_normalize(env, in_checkpoint) if in_checkpoint.is_file() else env
