@@ -35,11 +35,16 @@ def provenance(seeds: Sequence[int] = ()) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *map(_anywhere, sys.argv[1:])]),
         "seeds": list(seeds),
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu_name(th)},
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def _anywhere(argument: str) -> str:
+    """An absolute path without its folders, which mean nothing on another machine."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def cpu_name() -> str:
