@@ -41,7 +41,7 @@ def test_from_models_to_an_offline_score(world):
     assert "9 of 100 to 100 rows" in run("dataset", "info", "mixed.npz", **where)
 
     scored = ["--eval-freq", 20, "--eval-episodes", 8, "--n-eval-envs", 8, "--final-episodes", 8]
-    small = ["policy_kwargs:dict(net_arch=[8])", "gamma:0.8"]
+    small = ["policy_kwargs:dict(net_arch=[8])", "compile:False"]
     output = run(
         "train", "--algo", "iql", "--dataset", "mixed.npz", "-n", 40, *scored, "-f", "logs", "-params", *small, **where
     )
