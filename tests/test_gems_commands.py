@@ -52,7 +52,7 @@ def test_refusals(world):
     root, where = world
     collect = ["gems", "collect", "--env", LATENT, "-o", "x.npz", "--behaviour"]
     assert "--run RUN_FOLDER" in run(*collect, "expert", expect=2, **where)
-    assert "There is no saved model" in run(*collect, "expert", "--run", root, expect=2, **where)
+    assert "is no run on" in run(*collect, "expert", "--run", root, expect=2, **where)
     assert "at least 2" in run(*collect, "random", "logging", "--users", 1, expect=2, **where)
     assert "no world of GeMS" in run("gems", "build", "--env", "CartPole-v1", expect=2, **where)
     assert "Did you mean" in run("gems", "build", "--env", "gems/focused_topdwn-v0", expect=2, **where)
