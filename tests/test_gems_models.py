@@ -309,8 +309,7 @@ def test_recording_needs_latent_actions_beliefs_and_one_behaviour():
 def test_models_datasets_and_evaluations_have_users_of_their_own():
     from sb3_pgr.envs.gems.build import LATENT_USERS, LOG_USERS
 
-    from sb3_pgr.zoo.gems import FIRST_USER, OF_A_SEED
+    from sb3_pgr.zoo.gems import FIRST_USER
 
     starts = [HELD_OUT_SEED, LOG_USERS, LATENT_USERS, FIRST_USER]
     assert np.diff(starts).min() > 10**9 and starts[1] > 2**32  # seeds of environments are below
-    assert OF_A_SEED >= 10**7
