@@ -97,29 +97,29 @@ def blocks(model, n):
 def test_losses_and_gradients():
     model = build()
     model.learn(50)  # somewhere
+    model.policy.double()
     reference, block = Reference(model), blocks(model, 1)
     reference.targets = [
-        [p.detach().double() for p in model.policy.actor_target.mu.parameters()],
+        [p.detach() for p in model.policy.actor_target.mu.parameters()],
         *Reference(_with_targets(model)).critics,
     ]
-    batch = {name: value[0] for name, value in block.items()}
-    exact = {name: value.double() for name, value in batch.items()}
+    batch = {name: value[0].double() for name, value in block.items()}
     loss, *_ = model._critic_loss(batch)
-    losses = reference.critic_losses(exact)
+    losses = reference.critic_losses(batch)
     assert loss.item() == pytest.approx(sum(losses).item(), rel=1e-6)
     model.policy.critic.zero_grad()
     loss.backward()
     first = next(layer for layer in model.policy.critic.ensemble.layers if hasattr(layer, "weight"))
     for k in range(2):
         (gradient,) = th.autograd.grad(losses[k], reference.critics[k][0], retain_graph=True)
-        th.testing.assert_close(first.weight.grad[k].T.double(), gradient, rtol=1e-5, atol=1e-6)
+        th.testing.assert_close(first.weight.grad[k].T, gradient, rtol=1e-6, atol=1e-6)
     actor_loss, *_ = model._actor_loss(batch)
-    wanted = reference.actor_loss(exact)
+    wanted = reference.actor_loss(batch)
     assert actor_loss.item() == pytest.approx(wanted.item(), rel=1e-6)
     model.policy.actor.zero_grad()
     actor_loss.backward()
     for parameter, gradient in zip(model.policy.actor.mu.parameters(), th.autograd.grad(wanted, reference.actor), strict=True):
-        th.testing.assert_close(parameter.grad.double(), gradient, rtol=1e-5, atol=1e-6)
+        th.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-6)
 
 
 def _with_targets(model):
@@ -132,17 +132,18 @@ def _with_targets(model):
 @pytest.mark.parametrize("policy_delay", [1, 2])
 def test_a_hundred_updates_in_step(policy_delay):
     model = build(policy_delay=policy_delay)
+    model.policy.double()
     reference, block = Reference(model), blocks(model, 100)
     for i in range(100):
-        batch = {name: value[i] for name, value in block.items()}
+        batch = {name: value[i].double() for name, value in block.items()}
         flag = model._flag(i + 1)
         metrics = model._update(batch, flag)
-        loss = reference.update({name: value.double() for name, value in batch.items()}, flag)
-        assert metrics["critic_loss"].item() == pytest.approx(loss.item(), rel=1e-4)
+        loss = reference.update(batch, flag)
+        assert metrics["critic_loss"].item() == pytest.approx(loss.item(), rel=1e-6)
     for ours, theirs in zip(model.policy.actor.mu.parameters(), reference.actor, strict=True):
-        th.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
+        th.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(model.policy.actor_target.mu.parameters(), reference.targets[0], strict=True):
-        th.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
+        th.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_the_weight_of_the_value_is_no_path_for_gradients():
