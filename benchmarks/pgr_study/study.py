@@ -1,5 +1,5 @@
 """
-Runs a study (tasks x arms x seeds), each run on one core, and draws what there is.
+Runs a study (tasks x arms x seeds), each run on one core (or as many as the study says), and draws what there is.
 
     python benchmarks/pgr_study/study.py base_agent             # what is missing, two runs at a time; then the report
     python benchmarks/pgr_study/study.py base_agent --report    # table and curves from what there is
@@ -111,7 +111,7 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
             self.since, self.cpu_since = time.time(), time.process_time()
 
     if device == "cpu":
-        th.set_num_threads(1)
+        th.set_num_threads(study.get("threads", 1))
     settings = study["common"] | study["arms"][arm]
     name = settings.pop("algo")
     module = "sb3_pgr" if hasattr(sb3_pgr, name) else "stable_baselines3"
@@ -140,7 +140,7 @@ def run_missing(study: dict[str, Any], jobs: int, device: str) -> None:
     runs = [(task, arm, seed) for seed in study["seeds"] for arm in study["arms"] for task in study["tasks"]]
     todo = [run for run in runs if not finished(study, *run)]
     running: list[subprocess.Popen[bytes]] = []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} if device == "cpu" else None
+    environment = {**os.environ, "OMP_NUM_THREADS": str(study.get("threads", 1))} if device == "cpu" else None
     try:
         while todo or running:
             running = [process for process in running if process.poll() is None]
