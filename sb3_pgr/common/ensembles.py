@@ -34,9 +34,8 @@ class EnsembleLinear(nn.Module):
             x = x.expand(weight.shape[0], *x.shape)
         if weight.shape[-1] == 1:
             # A product with one column is a weighted sum, which fuses where a batched matmul would not.
-            return (x * weight.to(x.dtype).transpose(1, 2)).sum(
-                -1, keepdim=True, dtype=th.promote_types(x.dtype, th.float32)
-            ) + bias
+            total = th.promote_types(x.dtype, th.float32)
+            return (x * weight.to(x.dtype).transpose(1, 2)).sum(-1, keepdim=True, dtype=total) + bias
         return th.baddbmm(bias, x, weight)
 
 
