@@ -150,11 +150,11 @@ def set_capturable(optimizers: Sequence[th.optim.Optimizer], capturable: bool) -
 
 
 def has_fast_bfloat16(device: th.device) -> bool:
-    """Whether products in bfloat16 are faster than in float32: on GPUs, and on CPUs with matrix units for it (AMX)."""
+    """Whether products in bfloat16 are faster than in float32: on GPUs, and on CPUs with instructions for them."""
     if device.type == "cuda":
         return th.cuda.is_bf16_supported(including_emulation=False)
     capabilities = th.cpu.get_capabilities() if hasattr(th.cpu, "get_capabilities") else {}
-    return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
+    return device.type == "cpu" and any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
