@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sb3_pgr.bc import BC
     from sb3_pgr.bcq import BCQ
     from sb3_pgr.buffers import (
+        DemonstrationReplayBuffer,
         EpisodeStats,
         EpisodeStatsCallback,
         MixtureReplayBuffer,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from sb3_pgr.cql import CQL
     from sb3_pgr.generative import GenerativeReplayBuffer, GenerativeReplayCallback, Relevance, TransitionGenerator
+    from sb3_pgr.hybrid_sac import HybridSAC
     from sb3_pgr.iql import IQL
     from sb3_pgr.offline import OfflineDataset, load_dataset
     from sb3_pgr.pgrsac import PGRSAC
@@ -40,10 +42,12 @@ __all__ = [
     "PGRSAC",
     "REDQ",
     "TD3BC",
+    "DemonstrationReplayBuffer",
     "EpisodeStats",
     "EpisodeStatsCallback",
     "GenerativeReplayBuffer",
     "GenerativeReplayCallback",
+    "HybridSAC",
     "MixtureReplayBuffer",
     "OfflineDataset",
     "PrioritizedReplayBuffer",
@@ -61,6 +65,7 @@ _WHERE = {
     "BC": "sb3_pgr.bc",
     "BCQ": "sb3_pgr.bcq",
     "CQL": "sb3_pgr.cql",
+    "HybridSAC": "sb3_pgr.hybrid_sac",
     "IQL": "sb3_pgr.iql",
     "OfflineDataset": "sb3_pgr.offline",
     "load_dataset": "sb3_pgr.offline",
@@ -74,6 +79,7 @@ _WHERE = {
     **{
         name: "sb3_pgr.buffers"
         for name in (
+            "DemonstrationReplayBuffer",
             "EpisodeStats",
             "EpisodeStatsCallback",
             "MixtureReplayBuffer",

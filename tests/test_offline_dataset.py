@@ -348,7 +348,8 @@ def test_npz_keeps_spaces(kind, tmp_path):
     n = len(data["rewards"])
     data["actions"] = np.zeros(n, np.int64) if isinstance(kind, spaces.Discrete) else np.zeros((n, 2), np.float32)
     seen = spaces.Box(-np.inf, np.array([9, np.inf, 7], np.float32), (3,), np.float32)
-    save_npz(load_dataset(data, seen, kind), tmp_path / "data.npz", {"more": np.arange(n)})
+    save_npz(load_dataset(data | {"more": np.arange(n), "words": np.full(n, "a")}, seen, kind), tmp_path / "data.npz")
     loaded = load_dataset(tmp_path / "data.npz")
     assert loaded.action_space == kind and loaded.observation_space == seen
-    np.testing.assert_array_equal(np.load(tmp_path / "data.npz")["more"], np.arange(n))
+    assert list(loaded.extras) == ["more"]
+    np.testing.assert_array_equal(loaded.select(np.array([3, 1])).extras["more"], [3, 1])

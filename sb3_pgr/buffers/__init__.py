@@ -1,5 +1,6 @@
 """Buffers in torch, usable in any SB3 project and without SB3."""
 
+from sb3_pgr.buffers.demonstrations import DemonstrationReplayBuffer, GraspReplayBuffer
 from sb3_pgr.buffers.episode_stats import EpisodeStats, EpisodeStatsCallback
 from sb3_pgr.buffers.gae import generalized_advantages
 from sb3_pgr.buffers.mixture import MixtureReplayBuffer
@@ -11,8 +12,10 @@ from sb3_pgr.buffers.sequence import SequenceReplayBuffer
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 
 __all__ = [
+    "DemonstrationReplayBuffer",
     "EpisodeStats",
     "EpisodeStatsCallback",
+    "GraspReplayBuffer",
     "MixtureReplayBuffer",
     "PrioritizedReplayBuffer",
     "PrioritizedReplayCallback",

@@ -238,7 +238,10 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         if any(batch.discounts is not None for batch in batches):
             columns["discounts"] = th.cat([_or_full(batch.discounts, batch.rewards, self.gamma) for batch in batches], dim)
         if all(getattr(batch, "indices", None) is None for batch in batches):
-            return type(batches[0])(**columns)
+            kind = max((type(batch) for batch in batches), key=lambda kind: len(kind._fields))
+            for field in set(kind._fields) - {*type(batches[0])._fields[:6]}:  # what not every source may know
+                columns[field] = th.cat([_or_full(getattr(batch, field, None), batch.rewards, 0.0) for batch in batches], dim)
+            return kind(**columns)
         columns["weights"] = th.cat([_or_full(getattr(batch, "weights", None), batch.rewards, 1.0) for batch in batches], dim)
         indices = []
         for name, batch in parts.items():

@@ -15,9 +15,13 @@ def optimizer_step(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
     apply_gradients(optimizer, gradients_of(optimizer, loss))
 
 
-def gradients_of(optimizer: th.optim.Optimizer, loss: th.Tensor) -> Gradients:
-    """Of a loss with respect to the optimiser's parameters; None for those that it does not depend on."""
-    return th.autograd.grad(loss, _parameters(optimizer), allow_unused=True)
+def gradients_of(optimizer: th.optim.Optimizer, loss: th.Tensor, keep_graph: bool = False) -> Gradients:
+    """
+    Of a loss with respect to the optimiser's parameters; None for those that it does not depend on.
+
+    :param keep_graph: another loss shares what was computed for this one
+    """
+    return th.autograd.grad(loss, _parameters(optimizer), allow_unused=True, retain_graph=keep_graph)
 
 
 def clipped(gradients: Gradients, max_norm: float) -> Gradients:

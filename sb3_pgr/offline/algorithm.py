@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
 from sb3_pgr.common.engine import Block, UpdateEngine
+from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.optimizers import set_learning_rate
 from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.dataset import OfflineDataset
@@ -263,28 +264,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             log_interval = 4 if log_interval is None else log_interval
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         total, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self._train_offline(total, callback, 1_000 if log_interval is None else log_interval)
+        log_interval = 1_000 if log_interval is None else log_interval
+        run_gradient_loop(self, total, callback, self.block_size, log_interval, self._log_saturation)
         callback.on_training_end()
         return self
 
-    def _train_offline(self, total: int, callback: BaseCallback, log_interval: int) -> None:
-        callback.on_training_start(locals(), globals())
-        dones, infos = np.ones(1, bool), [dict[str, Any]()]  # what callbacks expect of a step
-        while self.num_timesteps < total:
-            callback.on_rollout_start()
-            steps = min(self.block_size, total - self.num_timesteps)
-            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            self.train(steps, self.batch_size)
-            callback.update_locals(locals())
-            for _ in range(steps):
-                self.num_timesteps += 1
-                if not callback.on_step():
-                    return
-                if log_interval > 0 and self.num_timesteps % log_interval == 0:
-                    assert self.dataset is not None
-                    self.logger.record("train/saturated_actions", saturated_share(self.policy, self.dataset))
-                    self.dump_logs()
-            callback.on_rollout_end()
+    def _log_saturation(self) -> None:
+        assert self.dataset is not None
+        self.logger.record("train/saturated_actions", saturated_share(self.policy, self.dataset))
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         self.policy.set_training_mode(True)

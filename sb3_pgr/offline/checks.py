@@ -34,7 +34,8 @@ def dataset_from_arrays(
     none and are left out. Without ``timeouts``, episodes end where an observation does not follow from the row before.
 
     :param data: ``observations`` (an array, a dict of arrays, or ``observations/<key>`` each), ``actions``, ``rewards``,
-        ``terminals``, and at least one of ``next_observations`` and ``timeouts``
+        ``terminals``, and at least one of ``next_observations`` and ``timeouts``; other columns of numbers, with one entry a
+        row, are kept as ``extras``
     :param source: what to call it in messages
     :param observation_space: of the environment; by default as wide as the data need
     :param action_space: of the environment; by default ``[-1, 1]`` if all actions are within, otherwise their range
@@ -42,6 +43,7 @@ def dataset_from_arrays(
     """
     arrays, notes = _named(data, source), list[str]()
     n = _length(arrays, source)
+    extras = _others(data, n)
     for name, value in arrays.items():
         arrays[name] = _numbers(value, name, source, notes)
     for name in ("rewards", "terminals", "timeouts"):
@@ -79,6 +81,7 @@ def dataset_from_arrays(
         tuple(notes),
         env_id,
         dict(metadata or {}),
+        extras,
     )
     if not known.all():
         dataset = dataset.select(np.flatnonzero(known))
@@ -94,7 +97,7 @@ def with_spaces(dataset: OfflineDataset, observation_space: spaces.Space, action
     :raises DatasetError: if they do not fit
     """
     names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
-    arrays = {name: getattr(dataset, name) for name in names}
+    arrays = {name: getattr(dataset, name) for name in names} | dict(dataset.extras)
     known = dataset.source, observation_space, action_space, dataset.env_id, dataset.metadata
     fitted = dataset_from_arrays(arrays, *known)
     return replace(fitted, corrections=(*dataset.corrections, *fitted.corrections))
@@ -123,6 +126,13 @@ def _named(data: Mapping[str, Any], source: str) -> dict[str, Any]:
             "timeouts is True in the last row of an episode that ended by a time limit."
         )
     return found
+
+
+def _others(data: Mapping[str, Any], n: int) -> dict[str, np.ndarray]:
+    """Columns under no name of ours."""
+    ours = {spelling for spellings in NAMES.values() for spelling in spellings}
+    others = {str(name): np.asarray(value) for name, value in data.items() if str(name).partition("/")[0] not in ours}
+    return {name: value for name, value in others.items() if value.shape[:1] == (n,) and value.dtype.kind in "biuf"}
 
 
 def _length(arrays: dict[str, Any], source: str) -> int:

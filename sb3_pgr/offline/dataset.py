@@ -35,6 +35,8 @@ class OfflineDataset:
     :param source: where it comes from, for messages and reports
     :param corrections: what was changed on the way in, and how often
     :param env_id: environment, if known
+    :param metadata: what else is known of the whole
+    :param extras: further columns by name, one entry a row (slates and clicks, ``grasp_penalty``)
     """
 
     observations: Any
@@ -49,6 +51,7 @@ class OfflineDataset:
     corrections: tuple[str, ...] = ()
     env_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -109,6 +112,7 @@ class OfflineDataset:
             next_observations=take(self.next_observations, rows),
             terminals=self.terminals[rows],
             timeouts=self.timeouts[rows],
+            extras={name: column[rows] for name, column in self.extras.items()},
         )
 
     def select_episodes(self, episodes: np.ndarray) -> "OfflineDataset":
@@ -177,9 +181,11 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
         name: join([getattr(part, name) for part in whole])
         for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
     }
+    shared = [name for name in first.extras if all(name in part.extras for part in whole)]
+    extras = {name: np.concatenate([part.extras[name] for part in whole]) for name in shared}
     parts = [{"source": part.source, "rows": len(part), **part.metadata} for part in datasets]
     metadata = {key: value for key, value in first.metadata.items() if key == "reference"} | {"parts": parts}
-    return replace(first, **arrays, source=source, corrections=(), metadata=metadata)
+    return replace(first, **arrays, source=source, corrections=(), metadata=metadata, extras=extras)
 
 
 def _shapes(observations: Any) -> Any:

@@ -60,14 +60,10 @@ def load_dataset(
     return _from_minari(_open_minari(str(source)))
 
 
-def save_npz(dataset: OfflineDataset, path: str | Path, extras: Mapping[str, np.ndarray] | None = None) -> None:
-    """
-    Write D4RL's names, under a temporary name first.
-
-    :param extras: more columns, which ``load_dataset`` leaves alone
-    """
+def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
+    """Write D4RL's names and the dataset's extras, under a temporary name first."""
     path = Path(path)
-    arrays: dict[str, np.ndarray] = dict(extras or {})
+    arrays: dict[str, np.ndarray] = dict(dataset.extras)
     for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts"):
         value = getattr(dataset, name)
         arrays |= {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.envs.gems.build import PRESETS, build_models
-from sb3_pgr.envs.gems.datasets import EXTRAS, Act, record
+from sb3_pgr.envs.gems.datasets import Act, record
 from sb3_pgr.envs.gems.model_files import models_folder
 from sb3_pgr.envs.gems.policies import BudgetOracle, EpsilonGreedyOracle, RandomSlates, SlatePolicy
 from sb3_pgr.envs.gems.users import Users, make_users
@@ -123,7 +123,7 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
             done += share
     arrays = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
     dataset = _dataset(arrays, users, args, shares)
-    save_npz(dataset, args.output, {name: arrays[name] for name in EXTRAS})
+    save_npz(dataset, args.output)
     returns = dataset.episode_returns
     print(f"{len(dataset):,} transitions of {len(returns):,} users, mean return {returns.mean():.1f}: {args.output}")
 
@@ -177,9 +177,8 @@ def _dataset(arrays: dict[str, np.ndarray], users: Users, args: argparse.Namespa
         "models": {kind: _fingerprint(part) for kind, part in (("slates", model), ("belief", users.observations.encoder))},  # type: ignore[attr-defined]
         "reference": {"name": "random slates and budget oracle", **{key: float(value) for key, value in references.items()}},
     }
-    named = {name: value for name, value in arrays.items() if name not in EXTRAS}
     space = users.observations.space
-    return dataset_from_arrays(named, str(args.output), space, users.actions.space, args.env_id, metadata)
+    return dataset_from_arrays(arrays, str(args.output), space, users.actions.space, args.env_id, metadata)
 
 
 def _fingerprint(module: th.nn.Module) -> float:

@@ -118,6 +118,7 @@ def upsample(dataset: OfflineDataset, args: argparse.Namespace) -> OfflineDatase
         source=f"synthetic, from {dataset.source}",
         corrections=(),
         metadata={"synthetic_from": dataset.fingerprint, "relevance": args.relevance, "seed": args.seed},
+        extras={},
     )
 
 

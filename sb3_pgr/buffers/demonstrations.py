@@ -1,0 +1,184 @@
+"""Replay of live experience and demonstrations, to which interventions are added."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pgr.buffers.fields import FieldType
+from sb3_pgr.buffers.mixture import ONLINE, MixtureReplayBuffer
+from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
+
+DEMONSTRATIONS = "demonstrations"
+
+
+class GraspSamples(NamedTuple):
+    """SB3's ``ReplayBufferSamples``, and what each row's gripper commands cost, ``(batch, 1)``, not above 0."""
+
+    observations: Any
+    actions: th.Tensor
+    next_observations: Any
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None = None
+    grasp_penalties: th.Tensor | None = None
+
+
+class GraspReplayBuffer(TensorReplayBuffer):
+    """``TensorReplayBuffer`` that keeps ``info["grasp_penalty"]`` of each step (0 where it is missing)."""
+
+    def _extra_fields(self) -> dict[str, FieldType]:
+        return {"grasp_penalties": ((), np.dtype(np.float32))}
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: Any,
+        reward: Any,
+        done: Any,
+        infos: list[dict[str, Any]] | None = None,
+        timeouts: Any = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        if extra is None:
+            penalties = [info.get("grasp_penalty", 0.0) for info in infos] if infos else [0.0] * self.n_envs
+            extra = {"grasp_penalties": np.asarray(penalties, np.float32)}
+        super().add(obs, next_obs, action, reward, done, infos, timeouts, extra)
+
+    def rows(self, index: th.Tensor, env: VecNormalize | None = None, single_steps: bool = False) -> GraspSamples:
+        samples = super().rows(index, env, single_steps)
+        penalties = self._storage.field("grasp_penalties")[index // self.n_envs, index % self.n_envs]
+        return GraspSamples(**samples._asdict(), grasp_penalties=penalties.unsqueeze(-1).to(self.device))
+
+
+class DemonstrationReplayBuffer(MixtureReplayBuffer):
+    """
+    Half of every batch from live experience, half from demonstrations (RLPD, Ball et al. 2023). Fits any off-policy
+    algorithm of SB3: ``replay_buffer_class=DemonstrationReplayBuffer``, then ``model.replay_buffer.add_demonstrations``.
+
+    Where ``info["intervene_action"]`` is present, somebody took over: that action is stored in place of the policy's, and the
+    transition is added to the demonstrations as well (HIL-SERL, Luo et al. 2024). Parameters not listed are those of
+    ``MixtureReplayBuffer``.
+
+    :param demo_share: share of demonstrations in a batch; while there are none, all rows are live ones
+    :param demo_size: how many transitions of demonstrations are held; as many as live ones by default
+    :param online_class: class of both parts
+    :param online_kwargs: further arguments for both
+    :raises ValueError: if ``demo_share`` is not between 0 and 1
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        demo_share: float = 0.5,
+        demo_size: int | None = None,
+        online_class: type[ReplayBuffer] = GraspReplayBuffer,
+        online_kwargs: Mapping[str, Any] | None = None,
+        gamma: float = 0.99,
+    ):
+        if not 0 <= demo_share <= 1:
+            raise ValueError(f"demo_share={demo_share} must be between 0 and 1.")
+        super().__init__(
+            buffer_size,
+            observation_space,
+            action_space,
+            device,
+            n_envs,
+            optimize_memory_usage,
+            handle_timeout_termination,
+            shares={ONLINE: 1 - demo_share, DEMONSTRATIONS: demo_share},
+            online_class=online_class,
+            online_kwargs=online_kwargs,
+            gamma=gamma,
+        )
+        rows = online_class(
+            buffer_size if demo_size is None else demo_size,
+            observation_space,
+            action_space,
+            device,
+            optimize_memory_usage=optimize_memory_usage,
+            handle_timeout_termination=handle_timeout_termination,
+            **(online_kwargs or {}),
+        )
+        if isinstance(rows, TensorReplayBuffer):  # not the same draws as from the online source
+            rows.generator.manual_seed((th.initial_seed() + 1) % 2**62)
+        self.set_source(DEMONSTRATIONS, rows)
+        self.n_interventions = 0
+
+    @property
+    def demonstrations(self) -> ReplayBuffer:
+        """The source of demonstrations and interventions."""
+        return self.sources[DEMONSTRATIONS]
+
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
+        """Store one transition of each environment, those of interventions in both parts."""
+        taken_over = [i for i, info in enumerate(infos) if info.get("intervene_action") is not None]
+        if taken_over:
+            action = np.array(action, copy=True).reshape(self.n_envs, -1)
+            for i in taken_over:
+                action[i] = self._scaled(infos[i]["intervene_action"])
+        super().add(obs, next_obs, action, reward, done, infos)
+        for i in taken_over:
+            obs_i, next_obs_i, action_i, reward_i, done_i = (_row(part, i) for part in (obs, next_obs, action, reward, done))
+            self.demonstrations.add(obs_i, next_obs_i, action_i, reward_i, done_i, [infos[i]])
+        self.n_interventions += len(taken_over)
+
+    def _scaled(self, action: Any) -> np.ndarray:
+        """An action in units of the environment as SB3 stores it."""
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f'info["intervene_action"] has shape {action.shape}, actions have {self.action_space.shape}.')
+        if not isinstance(self.action_space, spaces.Box):
+            return action
+        low, high = self.action_space.low, self.action_space.high
+        return np.clip(2 * (action - low) / (high - low) - 1, -1, 1).reshape(-1)
+
+    def add_demonstrations(self, dataset: Any) -> None:
+        """
+        Store the transitions of an ``OfflineDataset``, beside what is there. The oldest go when there is no more room.
+
+        :param dataset: with this buffer's spaces, actions in units of the environment; ``extras["grasp_penalty"]`` if known
+        """
+        space = self.action_space
+        actions = dataset.actions
+        if isinstance(space, spaces.Box):
+            actions = 2 * (actions - space.low) / (space.high - space.low) - 1
+        extra = {}
+        if isinstance(self.demonstrations, GraspReplayBuffer):
+            penalties = dataset.extras.get("grasp_penalty", np.zeros(len(dataset)))
+            extra["extra"] = {"grasp_penalties": np.asarray(penalties, np.float32).reshape(len(dataset))}
+        self.demonstrations.extend(
+            dataset.observations,
+            dataset.next_observations,
+            actions,
+            dataset.rewards,
+            dataset.terminals | dataset.timeouts,
+            timeouts=dataset.timeouts & ~dataset.terminals,
+            **extra,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the mixture's, and the number of interventions."""
+        return super().state_dict() | {"n_interventions": self.n_interventions}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        super().load_state_dict(state)
+        self.n_interventions = state["n_interventions"]
+
+
+def _row(value: Any, i: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: part[i : i + 1] for key, part in value.items()}
+    return np.asarray(value)[i : i + 1]

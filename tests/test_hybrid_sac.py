@@ -1,0 +1,284 @@
+"""HybridSAC: layouts of actions, the encoder, demonstrations, interventions, saving."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC
+
+from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
+from sb3_pgr.hybrid_sac.encoders import HybridExtractor, shifted
+from sb3_pgr.hybrid_sac.grippers import gripper_indices, to_classes, to_values
+from sb3_pgr.offline import DatasetError, load_dataset
+
+SMALL = dict(learning_starts=10, batch_size=8, buffer_size=200, device="cpu", seed=0)
+
+
+class Reach(gym.Env):
+    """The first entry of the action moves a point to 0; camera pictures are of the place."""
+
+    def __init__(self, action_dim=4, images=False, teacher_from=None, low=-1.0, high=1.0):
+        self.action_space = spaces.Box(low, high, (action_dim,), np.float32)
+        state = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        camera = spaces.Box(0, 255, (32, 32, 3), np.uint8)
+        self.observation_space = spaces.Dict({"front": camera, "wrist": camera, "state": state}) if images else state
+        self.images, self.teacher_from, self.taken = images, teacher_from, []
+
+    def _obs(self):
+        state = np.array([self.place, self.steps / 20, 1], np.float32)
+        if not self.images:
+            return state
+        front = np.full((32, 32, 3), 100, np.uint8)
+        front[:, int(np.clip(16 + 10 * self.place, 0, 31))] = 255
+        return {"front": front, "wrist": 255 - front, "state": state}
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.steps = float(self.np_random.uniform(-1, 1)), 0
+        return self._obs(), {}
+
+    def step(self, action):
+        info = {"grasp_penalty": -0.02}
+        if self.teacher_from is not None and self.steps >= self.teacher_from:
+            action = np.full(self.action_space.shape, 0.5 * self.action_space.high[0], np.float32)
+            info["intervene_action"] = action
+        self.taken.append(np.array(action))
+        self.place += 0.1 * float(action[0])
+        self.steps += 1
+        return self._obs(), -abs(self.place), False, self.steps >= 20, info
+
+
+def demonstrations(n=40, action_dim=4, images=False, **more):
+    random = np.random.default_rng(0)
+
+    def obs():
+        state = random.normal(size=(n, 3)).astype(np.float32)
+        pictures = random.integers(0, 256, (2, n, 32, 32, 3), dtype=np.uint8)
+        return {"front": pictures[0], "wrist": pictures[1], "state": state} if images else state
+
+    timeouts = np.zeros(n, bool)
+    timeouts[19::20] = True
+    return {
+        "observations": obs(),
+        "actions": random.uniform(-1, 1, (n, action_dim)).astype(np.float32),
+        "rewards": random.random(n),
+        "next_observations": obs(),
+        "terminals": np.zeros(n, bool),
+        "timeouts": timeouts,
+    } | more
+
+
+@pytest.mark.parametrize(
+    "mode, dim, indices",
+    [
+        ("single-arm-fixed-gripper", 6, ()),
+        ("single-arm-learned-gripper", 7, (6,)),
+        ("single-arm-learned-gripper", 4, (3,)),
+        ("dual-arm-fixed-gripper", 12, ()),
+        ("dual-arm-learned-gripper", 14, (6, 13)),
+        ("dual-arm-learned-gripper", 8, (3, 7)),
+    ],
+)
+def test_layouts(mode, dim, indices):
+    assert gripper_indices(mode, dim) == indices
+    model = HybridSAC("MlpPolicy", Reach(dim), setup_mode=mode, **SMALL)
+    model.learn(15)
+    action, _ = model.predict(np.zeros((5, 3), np.float32))
+    assert action.shape == (5, dim)
+    assert set(np.unique(action[:, list(indices)])) <= {-1, 0, 1}
+    other = [i for i in range(dim) if i not in indices]
+    assert model.actor.mu.out_features == len(other) and model.target_entropy == -dim / 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(setup_mode="three-arms"), "three-arms"),
+        (dict(setup_mode="dual-arm-learned-gripper", action_dim=7), "2 arms, but actions have 7"),
+        (dict(setup_mode="single-arm-learned-gripper", action_dim=1), "actions have 1"),
+        (dict(setup_mode="single-arm-fixed-gripper", gripper_indices=(3,)), "not both"),
+        (dict(gripper_indices=(4,)), "entries of actions of 4"),
+        (dict(gripper_indices=(0, 1, 2, 3)), "no continuous entry"),
+        (dict(actor_value="max"), "actor_value='max'"),
+        (dict(cta_ratio=0), "cta_ratio=0"),
+        (dict(demo_share=1.5), "demo_share"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments, message):
+    env = Reach(arguments.pop("action_dim", 4))
+    with pytest.raises(ValueError, match=message):
+        HybridSAC("MlpPolicy", env, **SMALL | arguments)
+
+
+def test_grippers_are_rounded_over_the_whole_range():
+    values = th.linspace(-1, 1, 401)
+    classes = to_classes(values.unsqueeze(1))
+    assert (classes == th.where(values < -0.5, 0, th.where(values > 0.5, 2, 1))).all()
+    assert to_classes(th.tensor([[0.95], [-0.95], [2.0]])).tolist() == [2, 0, 2]
+    for n in (1, 2, 3):
+        every = th.arange(3**n)
+        assert th.equal(to_classes(to_values(every, n)), every)
+    assert to_values(th.tensor([5]), 2).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("encoder", ["small", "resnet10"])
+def test_the_critics_alone_train_the_encoder(encoder):
+    kwargs = dict(features_extractor_kwargs=dict(image_encoder=encoder, image_features=16))
+    model = HybridSAC(
+        "MultiInputPolicy",
+        Reach(images=True),
+        setup_mode="single-arm-learned-gripper",
+        policy_kwargs=kwargs,
+        demonstrations=demonstrations(images=True),
+        **SMALL,
+    )
+    rows = model.replay_buffer.sample_block(1, 8)._asdict()
+    block = {name: value for name, value in rows.items() if value is not None} | model._noise(1, 8)
+    batch = {
+        name: {key: part[0] for key, part in value.items()} if isinstance(value, dict) else value[0]
+        for name, value in block.items()
+    }
+    losses, _ = model._losses(batch, True)
+    encoder = list(model.critic.features_extractor.parameters())
+    of_actor = th.autograd.grad(losses["actor"], encoder, allow_unused=True, retain_graph=True)
+    assert all(gradient is None for gradient in of_actor)
+    of_critic = th.autograd.grad(losses["critic"], encoder, retain_graph=True)
+    assert all(gradient.abs().sum() > 0 for gradient in of_critic)
+    grasp_alone = th.autograd.grad(losses["critic"], list(model.critic.grasp.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in grasp_alone)
+    assert not {id(p) for p in encoder} & {id(p) for p in model.actor.optimizer.param_groups[0]["params"]}
+    assert {id(p) for p in encoder} <= {id(p) for p in model.critic.optimizer.param_groups[0]["params"]}
+
+
+def test_images_train_save_and_load(tmp_path):
+    model = HybridSAC("MultiInputPolicy", Reach(images=True), setup_mode="single-arm-learned-gripper", **SMALL)
+    assert model.observation_space["front"].shape == (3, 32, 32)
+    model.learn(15)
+    obs = model.env.reset()
+    model.save(tmp_path / "model.zip")
+    loaded = HybridSAC.load(tmp_path / "model.zip", device="cpu")
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+    assert loaded.setup_mode == "single-arm-learned-gripper" and loaded.policy.gripper_indices == (3,)
+    loaded.set_env(model.get_env())
+    loaded.learn(15)
+
+
+def test_cameras_of_different_sizes_are_refused():
+    space = spaces.Dict({"a": spaces.Box(0, 255, (3, 32, 32), np.uint8), "b": spaces.Box(0, 255, (3, 64, 64), np.uint8)})
+    with pytest.raises(ValueError, match="one size"):
+        HybridExtractor(space)
+
+
+def test_trunk_weights_are_loaded_and_frozen(tmp_path):
+    space = spaces.Dict({"a": spaces.Box(0, 255, (3, 32, 32), np.uint8)})
+    th.save(HybridExtractor(space, "resnet10").cameras.trunk.state_dict(), tmp_path / "trunk.pt")
+    extractor = HybridExtractor(space, "resnet10", trunk_weights=tmp_path / "trunk.pt")
+    assert not any(p.requires_grad for p in extractor.cameras.trunk.parameters())
+    with pytest.raises(ValueError, match="no state_dict of SmallCNN"):
+        HybridExtractor(space, "small", trunk_weights=tmp_path / "trunk.pt")
+
+
+def test_shifts_move_and_repeat_the_border():
+    images = th.arange(2 * 3 * 5 * 6, dtype=th.uint8).view(2, 3, 5, 6)
+    moved = shifted(images, th.tensor([[0, 0], [1, -2]]))
+    assert th.equal(moved[0], images[0])
+    padded = th.nn.functional.pad(images[1:].float(), (4, 4, 4, 4), mode="replicate")[0]
+    assert th.equal(moved[1].float(), padded[:, 5:10, 2:8])
+
+
+def test_interventions_replace_actions_and_join_demonstrations():
+    env = Reach(teacher_from=15, low=-2.0, high=2.0)
+    model = HybridSAC("MlpPolicy", env, setup_mode="single-arm-learned-gripper", **SMALL)
+    model.learn(40)
+    buffer = model.replay_buffer
+    assert buffer.demonstrations.size() == 10 == buffer.n_interventions and buffer.online.size() == 40
+    np.testing.assert_allclose(buffer.demonstrations.actions[:10, 0], 0.5)  # 1 of [-2, 2]
+    np.testing.assert_allclose(buffer.online.actions[:40, 0] * 2, np.array(env.taken), atol=1e-6)
+    assert buffer.demonstrations._storage.field("grasp_penalties")[:10].eq(-0.02).all()
+    # the ends of both episodes are time limits, from which both parts bootstrap
+    assert buffer.demonstrations.timeouts[:10].sum() == 2 == buffer.online.timeouts[:40].sum()
+
+
+def test_interventions_in_plain_sac():
+    model = SAC(
+        "MlpPolicy", Reach(teacher_from=10), replay_buffer_class=DemonstrationReplayBuffer, learning_starts=5, device="cpu"
+    )
+    model.learn(40)
+    assert model.replay_buffer.demonstrations.size() == 20
+
+
+def test_intervention_of_wrong_shape():
+    model = HybridSAC("MlpPolicy", Reach(), **SMALL)
+    infos = [{"intervene_action": np.zeros(3)}]
+    with pytest.raises(ValueError, match=r"intervene_action.*shape \(3,\)"):
+        model.replay_buffer.add(np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((1, 4)), np.zeros(1), np.zeros(1), infos)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_half_of_a_batch_is_demonstrated(images):
+    data = demonstrations(images=images, grasp_penalty=np.linspace(-1, 0, 40))
+    policy = "MultiInputPolicy" if images else "MlpPolicy"
+    model = HybridSAC(policy, Reach(images=images), data, "single-arm-learned-gripper", **SMALL)
+    assert model.replay_buffer.demonstrations.size() == 40
+    batch = model.replay_buffer.sample_block(3, 8)
+    assert batch.rewards.shape == (3, 8, 1)
+    model.learn(15)
+    batch = model.replay_buffer.sample_block(50, 8)
+    demonstrated = batch.rewards >= 0  # live rewards are negative, live penalties -0.02
+    assert demonstrated[:, :4].float().mean() + demonstrated[:, 4:].float().mean() == pytest.approx(1, abs=0.01)
+    assert len(batch.grasp_penalties.unique()) > 20
+    if images:
+        th.testing.assert_close(
+            model.replay_buffer.demonstrations.observations["front"][3, 0],
+            th.as_tensor(data["observations"]["front"][3].transpose(2, 0, 1).copy()),
+        )
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(actions=np.zeros((40, 5), np.float32)), "actions of shape"),
+        (dict(actions=np.full((40, 4), 1.5, np.float32)), "outside"),
+        (dict(observations=np.zeros((40, 2), np.float32), next_observations=np.zeros((40, 2), np.float32)), "do not fit"),
+    ],
+    ids=["dimension", "range", "observations"],
+)
+def test_demonstrations_that_do_not_fit(change, message):
+    with pytest.raises(DatasetError, match=message):
+        HybridSAC("MlpPolicy", Reach(), demonstrations(**change), "single-arm-learned-gripper", **SMALL)
+
+
+def test_wrong_camera_keys():
+    data = demonstrations(images=True)
+    for name in ("observations", "next_observations"):
+        data[name]["side"] = data[name].pop("wrist")
+    with pytest.raises(DatasetError, match="side"):
+        HybridSAC("MultiInputPolicy", Reach(images=True), data, **SMALL)
+
+
+def test_learning_from_demonstrations_alone():
+    model = HybridSAC("MlpPolicy", Reach(), demonstrations(), "single-arm-learned-gripper", **SMALL)
+    before = [p.clone() for p in model.actor.parameters()]
+    model.learn_offline(30)
+    assert model.num_timesteps == 30 and model._n_updates == 30 and model.replay_buffer.online.size() == 0
+    assert any(not th.equal(a, b) for a, b in zip(before, model.actor.parameters(), strict=True))
+    model.learn(20)  # and on, in the environment
+    assert model.replay_buffer.online.size() == 20
+    with pytest.raises(ValueError, match="no demonstrations"):
+        HybridSAC("MlpPolicy", Reach(), **SMALL).learn_offline(10)
+
+
+def test_random_gripper_commands_are_equally_likely():
+    settings = SMALL | dict(learning_starts=900, random_steps=1000, buffer_size=600)
+    model = HybridSAC("MlpPolicy", Reach(), setup_mode="single-arm-learned-gripper", **settings)
+    model.learn(600)
+    commands = model.replay_buffer.online.actions[:600, 0, 3]
+    counts = [int((commands == value).sum()) for value in (-1, 0, 1)]
+    assert sum(counts) == 600 and min(counts) > 150
+
+
+def test_extras_travel_with_datasets():
+    dataset = load_dataset(demonstrations(grasp_penalty=np.arange(40.0)))
+    assert dataset.select_episodes(np.array([1])).extras["grasp_penalty"].tolist() == list(range(20, 40))
