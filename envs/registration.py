@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium as gym
 
 GEMS = "sb3_pgr.envs.gems.env:GemsEnv"
+# Steps of an episode, and whether there is a variant with fixed grippers.
+ROBOTS = {"pick_cube": (100, True), "arrange_boxes": (300, False), "lift_tray": (100, True)}
 
 # dm_control's suite, spelled out so that registering does not import it (tests compare the two).
 DMC_TASKS: dict[str, tuple[str, ...]] = {
@@ -34,7 +36,8 @@ DMC_TASKS: dict[str, tuple[str, ...]] = {
 
 
 def register_envs() -> None:
-    """Register ``dmc/<domain>-<task>-v0``, the bare ``<domain>-<task>-v0`` of PGR, and GeMS; safe to call twice."""
+    """Register ``dmc/<domain>-<task>-v0``, the bare ``<domain>-<task>-v0`` of PGR, GeMS and robots; safe to call twice."""
+    _register_robots()
     for items in ("focused", "diffuse"):
         for world in ("topdown", "mix", "divpen"):
             for suffix, options in (("", {}), ("_latent", dict(actions="latent", observations="belief"))):
@@ -58,6 +61,22 @@ def register_envs() -> None:
             spec = gym.registry[env_id]
             spec.entry_point = "sb3_pgr.envs.registration:refuse_retired"
             spec.kwargs = dict(env_id=env_id, successor=successor)
+
+
+def _register_robots() -> None:
+    for task, (steps, has_fixed) in ROBOTS.items():
+        for suffix, gripper in (("", "learned"), ("_fixed", "fixed")):
+            if suffix and not has_fixed:
+                continue
+            for ending, observations in (("", "state"), ("_images", "images")):
+                env_id = f"robots/{task}{suffix}{ending}-v0"
+                if env_id not in gym.registry:
+                    gym.register(
+                        env_id,
+                        entry_point="sb3_pgr.envs.robots.make:make_robot",
+                        max_episode_steps=steps,
+                        kwargs=dict(task=task, gripper=gripper, observations=observations),
+                    )
 
 
 def sb3_vec_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> Callable[..., Any] | None:
@@ -96,7 +115,7 @@ def _successor_of_retired(env_id: str) -> str | None:
 
 
 def list_env_ids() -> list[str]:
-    """The ids this library adds or vouches for: DeepMind Control, GeMS, and Gymnasium's MuJoCo tasks v4 and v5."""
+    """The ids this library adds or vouches for: DeepMind Control, GeMS, robots, and Gymnasium's MuJoCo tasks v4 and v5."""
     dmc = [f"dmc/{domain}-{task}-v0" for domain, tasks in DMC_TASKS.items() for task in tasks]
     mujoco = [
         env_id
@@ -108,7 +127,8 @@ def list_env_ids() -> list[str]:
         and env_id != "Pusher-v4"
     ]
     gems = [env_id for env_id in gym.registry if env_id.startswith("gems/")]
-    return sorted(dmc) + sorted(gems) + sorted(mujoco)
+    robots = [env_id for env_id in gym.registry if env_id.startswith("robots/")]
+    return sorted(dmc) + sorted(gems) + sorted(robots) + sorted(mujoco)
 
 
 def resolve_env_id(env_id: str) -> str:
