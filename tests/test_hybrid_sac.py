@@ -8,7 +8,8 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 
 from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
-from sb3_pgr.hybrid_sac.encoders import HybridExtractor, shifted
+from sb3_pgr.common.vision import shifted
+from sb3_pgr.hybrid_sac.encoders import HybridExtractor
 from sb3_pgr.hybrid_sac.grippers import gripper_indices, to_classes, to_values
 from sb3_pgr.offline import DatasetError, load_dataset
 

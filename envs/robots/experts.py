@@ -36,12 +36,12 @@ def expert_action(env: gym.Env, noise: float = 0.0, random: np.random.Generator 
         parts = _lift_tray(task)
     else:
         raise ValueError(f"There is no scripted expert for {type(task).__name__}.")
-    actions = []
+    actions: list[np.ndarray] = []
     for direction, command in parts:
         if noise > 0:
             direction = direction + (random or np.random.default_rng()).normal(0, noise, 3)
         direction = np.clip(direction, -1, 1)
-        actions += [direction] if _is_fixed(task) else [direction, [command]]
+        actions += [direction] if _is_fixed(task) else [direction, np.array([command])]
     return np.concatenate(actions).astype(np.float32)
 
 
@@ -50,6 +50,10 @@ Part = tuple[np.ndarray, float]
 
 def _is_fixed(task: Any) -> bool:
     return isinstance(task, RobotTask) and task.gripper == "fixed"
+
+
+def _raised(place: np.ndarray, height: float) -> np.ndarray:
+    return place + np.array([0, 0, height])
 
 
 def _towards(arm: Arm, place: np.ndarray) -> np.ndarray:
@@ -65,11 +69,11 @@ def _go_and_grasp(arm: Arm, thing: np.ndarray) -> Part:
     """Over it, down to it, close."""
     away = np.linalg.norm((thing - arm.position)[:2])
     if not arm.is_commanded_open and arm.position[2] < thing[2] + _ABOVE / 2:  # missed it
-        return _towards(arm, arm.position + [0, 0, STEP]), OPEN
+        return _towards(arm, _raised(arm.position, STEP)), OPEN
     if away > _ALIGNED and arm.position[2] < thing[2] + _ABOVE / 2:  # too low to move across
-        return _towards(arm, [*arm.position[:2], thing[2] + _ABOVE]), OPEN  # type: ignore[arg-type]
+        return _towards(arm, np.array([*arm.position[:2], thing[2] + _ABOVE])), OPEN
     if away > _ALIGNED:
-        return _towards(arm, thing + [0, 0, _ABOVE]), OPEN
+        return _towards(arm, _raised(thing, _ABOVE)), OPEN
     if arm.position[2] > thing[2] + _ALIGNED:
         return _towards(arm, thing), OPEN
     return _towards(arm, thing), CLOSE

@@ -75,7 +75,7 @@ class KeyboardSource:
 
     @staticmethod
     def _name(key: Any) -> str:
-        return getattr(key, "char", None) or getattr(key, "name", "")
+        return str(getattr(key, "char", None) or getattr(key, "name", ""))
 
     def _press(self, key: Any) -> None:
         if self._name(key) == "tab":

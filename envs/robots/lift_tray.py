@@ -57,7 +57,7 @@ class LiftTray(RobotTask):
 
     def _reach(self, above: float) -> None:
         for i, arm in enumerate(self.arms):
-            arm.target = np.clip(self.knob(i) + [0, 0, above], arm.low, arm.high)
+            arm.target = np.clip(self.knob(i) + np.array([0, 0, above]), arm.low, arm.high)
         self._advance(1.0)
 
     def knob(self, i: int) -> np.ndarray:

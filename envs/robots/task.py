@@ -149,7 +149,7 @@ class RobotTask(gym.Env):
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, float)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(f"Actions are {self.action_space.shape[0]} finite numbers, not {action}.")
+            raise ValueError(f"Actions are finite numbers of shape {self.action_space.shape}, not {action}.")
         for arm, part in zip(self.arms, np.split(np.clip(action, -1, 1), len(self.arms)), strict=True):
             arm.move(part[:3])
             if self.gripper == "learned":
@@ -175,7 +175,7 @@ class RobotTask(gym.Env):
         self._renderers[size].update_scene(self.data, camera)
         return self._renderers[size].render().copy()
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """The front camera's view, ``(256, 256, 3)``."""
         return None if self.render_mode is None else self._picture("front", _VIDEO)
 

@@ -13,8 +13,8 @@ from sb3_pgr.envs.robots.task import RobotTask
 class GripperPenalty(gym.Wrapper):
     """
     Tell in ``info["grasp_penalty"]`` what a step's gripper commands cost: something for each change from open to closed or
-    back, nothing for a command that changes nothing (HIL-SERL). The reward stays as it is; ``HybridSAC`` uses the penalty in the
-    target of its grasp critic alone.
+    back, nothing for a command that changes nothing (HIL-SERL). The reward stays as it is; ``HybridSAC`` uses the penalty in
+    its grasp critic's target alone.
 
     :param env: whose actions hold gripper commands: 1 open, -1 close, nearer to 0 than a half neither
     :param indices: the commands' entries
@@ -59,8 +59,9 @@ class InterventionSource(Protocol):
 
 class Intervention(gym.Wrapper):
     """
-    Let a source take over. Where it does, its action is executed and reported in ``info["intervene_action"]``; the last step of
-    an episode tells ``info["intervention_count"]`` (how often it took over) and ``info["intervention_rate"]`` (share of steps).
+    Let a source take over. Where it does, its action is executed and reported in ``info["intervene_action"]``. The last step
+    of an episode tells ``info["intervention_count"]`` (how often it took over) and ``info["intervention_rate"]`` (share of
+    steps).
 
     :param env: any environment with ``Box`` actions
     :param source: see ``InterventionSource``
@@ -96,8 +97,8 @@ class Intervention(gym.Wrapper):
 
 class RelativeFrame(gym.ObservationWrapper):
     """
-    Observe where each gripper is from where it was at reset, not from the robot's base (HIL-SERL; its grippers turn, and actions
-    turn with them, while ours always point down).
+    Observe where each gripper is from where it was at reset, not from the robot's base (HIL-SERL; its grippers turn, and
+    actions turn with them, while ours always point down).
 
     :param env: a ``RobotTask``, wrapped or not
     :raises ValueError: if it is none
@@ -127,8 +128,8 @@ class RelativeFrame(gym.ObservationWrapper):
 
 class FlatObservation(gym.ObservationWrapper):
     """
-    Dicts within dicts, as gym-hil has them, made one Dict that SB3 takes: images under their own names, all else in order of its
-    names as one float32 ``"state"``; without images the state alone.
+    Dicts within dicts, as gym-hil has them, made one Dict that SB3 takes: images under their own names, all else in order of
+    its names as one float32 ``"state"``; without images the state alone.
 
     :param env: with ``Dict`` observations
     :param keys: names to keep (of the inner ones); all by default

@@ -20,7 +20,7 @@ from sb3_pgr.common.engine import Block, UpdateEngine
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import apply_gradients, gradients_of, set_learning_rate
-from sb3_pgr.hybrid_sac.encoders import shifted
+from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.grippers import gripper_indices as indices_of
 from sb3_pgr.hybrid_sac.grippers import to_classes, to_values
 from sb3_pgr.hybrid_sac.policies import CnnPolicy, HybridCritic, HybridPolicy, MlpPolicy, MultiInputPolicy
