@@ -16,6 +16,8 @@ VERBS = {
     "collect": "record a dataset with a trained agent, or with random actions",
     "dataset": "info, check, convert or mix datasets",
     "gems": "build the models of a slate-recommender world, record datasets in it",
+    "demos": "record demonstrations of a robot task, by its expert or by hand",
+    "classifier": "record frames of success, train a reward classifier on them",
     "upsample": "make a larger dataset of synthetic transitions from a dataset",
 }
 

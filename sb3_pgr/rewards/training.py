@@ -1,0 +1,138 @@
+"""Training a reward classifier, and what it is worth on recordings that it has not seen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+
+from sb3_pgr.common.vision import shifted
+from sb3_pgr.rewards.classifier import ClassifierError, RewardClassifier
+
+Images = dict[str, np.ndarray]
+_SHIFT = 4  # pixels
+_CHUNK = 256  # images at a time when judging
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """
+    Of held-out frames.
+
+    :param labels: ``(n,)`` bool
+    :param probabilities: ``(n,)``
+    :param threshold: from which on it is success
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    threshold: float
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts ``(2, 2)``: rows are failure and success, columns what the classifier says."""
+        said = self.probabilities >= self.threshold
+        return np.array([[int(((self.labels == label) & (said == verdict)).sum()) for verdict in (0, 1)] for label in (0, 1)])
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the two classes, however many frames each has."""
+        counts = self.confusion
+        return float(np.mean([counts[0, 0] / counts[0].sum(), counts[1, 1] / counts[1].sum()]))
+
+    @property
+    def false_positive_rate(self) -> float:
+        """Share of failures that are taken for success."""
+        counts = self.confusion
+        return float(counts[0, 1] / counts[0].sum())
+
+    def roc(self) -> tuple[np.ndarray, np.ndarray]:
+        """False and true positive rates over all thresholds, from (0, 0) to (1, 1)."""
+        order = np.argsort(-self.probabilities, kind="stable")
+        labels, last = self.labels[order], np.append(np.diff(self.probabilities[order]) != 0, True)
+        true, false = np.cumsum(labels)[last] / self.labels.sum(), np.cumsum(~labels)[last] / (~self.labels).sum()
+        return np.concatenate([[0], false]), np.concatenate([[0], true])
+
+
+def train_classifier(
+    success: Sequence[Images],
+    failure: Sequence[Images],
+    steps: int = 500,
+    batch_size: int = 128,
+    learning_rate: float = 3e-4,
+    validation_share: float = 0.2,
+    threshold: float | None = None,
+    image_encoder: str = "small",
+    seed: int = 0,
+    device: th.device | str = "cpu",
+    on_step: Callable[[int, float], Any] | None = None,
+) -> tuple[RewardClassifier, Judgement]:
+    """
+    Binary cross-entropy on batches of which one half are successes, with images moved by up to 4 pixels.
+
+    Whole recordings are held out, since neighbouring frames look alike.
+
+    :param success: recordings, each images by camera ``(n, height, width, channels)`` uint8
+    :param failure: likewise
+    :param steps: gradient steps
+    :param batch_size: frames of a step
+    :param validation_share: of the recordings of each kind, at least one
+    :param threshold: from which on it is success; by default the lowest one, of at least 0.5, at which no more than 1 % of the
+        training failures are taken for success
+    :param on_step: called with the step and its loss
+    :return: the classifier and its judgement of the held-out recordings
+    :raises ClassifierError: if there are fewer than two recordings of a kind
+    """
+    for name, parts in (("success", success), ("failure", failure)):
+        if len(parts) < 2:
+            raise ClassifierError(
+                f"There must be at least 2 recordings of {name}, one to learn from and one to judge by; got {len(parts)}."
+            )
+    random = np.random.default_rng(seed)
+    th.manual_seed(seed)
+    kept, held = zip(*(_split(parts, validation_share, random) for parts in (failure, success)), strict=True)
+    classifier = RewardClassifier({key: value.shape[1:] for key, value in kept[0].items()}, image_encoder).to(device)
+    classifier.train()
+    optimizer = th.optim.Adam(classifier.parameters(), learning_rate)
+    half = max(batch_size // 2, 1)
+    labels = th.cat([th.zeros(half), th.ones(half)]).to(device)
+    for step in range(1, steps + 1):
+        rows = [random.integers(len(next(iter(part.values()))), size=half) for part in kept]
+        offsets = th.as_tensor(random.integers(-_SHIFT, _SHIFT + 1, (2 * half, 2)), device=device)
+        images = {}
+        for key in classifier.image_keys:
+            both = np.concatenate([part[key][index] for part, index in zip(kept, rows, strict=True)])
+            images[key] = shifted(th.as_tensor(both, device=device).permute(0, 3, 1, 2), offsets)
+        loss = F.binary_cross_entropy_with_logits(classifier(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if on_step is not None:
+            on_step(step, loss.item())
+    classifier.eval()
+    if threshold is None:
+        of_failures = probabilities(classifier, kept[0])
+        threshold = float(np.clip(np.quantile(of_failures, 0.99), 0.5, 0.99))
+    classifier.threshold = threshold
+    judged = [probabilities(classifier, part) for part in held]
+    answers = np.concatenate([np.zeros(len(judged[0]), bool), np.ones(len(judged[1]), bool)])
+    return classifier, Judgement(answers, np.concatenate(judged), threshold)
+
+
+def probabilities(classifier: RewardClassifier, images: Images) -> np.ndarray:
+    """Of success for each frame ``(n,)``, a chunk at a time."""
+    n = len(next(iter(images.values())))
+    chunks = [slice(i, i + _CHUNK) for i in range(0, n, _CHUNK)]
+    return np.concatenate([classifier.probability({key: value[chunk] for key, value in images.items()}) for chunk in chunks])
+
+
+def _split(parts: Sequence[Images], share: float, random: np.random.Generator) -> tuple[Images, Images]:
+    order = random.permutation(len(parts))
+    n_held = min(max(round(share * len(parts)), 1), len(parts) - 1)
+    return _joined([parts[i] for i in order[n_held:]]), _joined([parts[i] for i in order[:n_held]])
+
+
+def _joined(parts: Sequence[Images]) -> Images:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
