@@ -179,6 +179,7 @@ class HybridSAC(SAC):
             self.gripper_indices = indices_of(self.setup_mode, action_dim)
         self.policy_kwargs |= {"gripper_indices": self.gripper_indices or (), "n_critics": self.n_critics}
         assert self.replay_buffer_class is not None
+        self.optimize_memory_usage = bool(_image_keys(self.observation_space))  # each frame is kept once
         if issubclass(self.replay_buffer_class, DemonstrationReplayBuffer):
             self.replay_buffer_kwargs = {"demo_share": self.demo_share, "gamma": self.gamma} | self.replay_buffer_kwargs
         super()._setup_model()

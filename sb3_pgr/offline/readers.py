@@ -1,4 +1,4 @@
-"""Reads and writes datasets: npz, HDF5, Minari, SB3 replay buffers, dicts of arrays."""
+"""Reads and writes datasets: npz, HDF5, Minari, pickled transitions, SB3 replay buffers, dicts of arrays."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 
 from sb3_pgr.offline.checks import dataset_from_arrays
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, join
+from sb3_pgr.offline.pickles import read_pickle, transitions_of
 
 _META = "sb3_pgr/metadata"
 
@@ -23,8 +24,9 @@ def load_dataset(
     """
     A dataset from whatever it is in.
 
-    :param source: path of an ``.npz`` or HDF5 file with D4RL's names, a Minari dataset, its id or the path of its folder, a
-        replay buffer of SB3 or ours, a mapping of arrays, or an ``OfflineDataset``
+    :param source: path of an ``.npz`` or HDF5 file with D4RL's names, or of HIL-SERL's pickled transitions (see
+        ``read_pickle``); a Minari dataset, its id or the path of its folder, a replay buffer of SB3 or ours, a mapping of
+        arrays, or an ``OfflineDataset``
     :param observation_space: of the environment; by default what the source says or the data need
     :param action_space: of the environment; by default what the source says or the data need
     :raises DatasetError: if it cannot be read or makes no sense
@@ -44,6 +46,8 @@ def load_dataset(
     path = Path(source)
     if path.is_dir():
         return _from_minari(_open_minari(path))
+    if path.is_file() and path.suffix in (".pkl", ".pickle"):
+        return dataset_from_arrays(transitions_of(read_pickle(path), str(path)), str(path), observation_space, action_space)
     if path.is_file():
         arrays, metadata = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
         if action_space is None and metadata.get("action_bounds") is not None:
@@ -55,7 +59,7 @@ def load_dataset(
         return dataset_from_arrays(
             arrays, str(path), observation_space, action_space, metadata.get("env_id"), metadata.get("metadata")
         )
-    if path.suffix in (".npz", ".hdf5", ".h5") or len(path.parts) > 4:
+    if path.suffix in (".npz", ".hdf5", ".h5", ".pkl", ".pickle") or len(path.parts) > 4:
         raise DatasetError(f"There is no file {path}.")
     return _from_minari(_open_minari(str(source)))
 

@@ -35,6 +35,7 @@ from sb3_pgr.zoo.rendering import make_render_env
 from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, read_run_file, require_writable, resume_point, write_run_file
 from sb3_pgr.zoo.scores import SCORES, report_scores
 
+TRAINING_ONLY = ("interventions", "intervention_kwargs")  # arguments of environments: nobody helps in an evaluation
 FINAL_EPISODES, FINAL_ENVS = 100, 10  # of the last evaluation
 
 
@@ -53,6 +54,7 @@ class Extras:
     hyperparams: dict[str, Any] | None = None  # of the resumed run
     dataset: str | None = None
     loaded: OfflineDataset | None = None  # what is in it
+    demonstrations: str | None = None
     final_episodes: int | None = None
     argv: list[str] = field(default_factory=list)
 
@@ -101,6 +103,8 @@ class Manager(ExperimentManager):
                 raise UsageError(
                     "n_envs must be 1 with --dataset: a timestep is a gradient step; --n-eval-envs sets evaluations."
                 )
+        if self.extras.demonstrations is not None:
+            hyperparams["demonstrations"] = saved["demonstrations"] = self.extras.demonstrations
         check_hyperparams(ALGOS[self.algo], hyperparams, (self.custom_hyperparams or {}).keys(), self.config)
         return hyperparams, copy.deepcopy(saved)
 
@@ -119,7 +123,7 @@ class Manager(ExperimentManager):
         result = super()._preprocess_hyperparams(hyperparams)
         # RL Zoo forgets env_kwargs from YAML or -params when it builds the evaluation environment.
         if self._eval_env_kwargs_args is None:
-            self.eval_env_kwargs = self.env_kwargs
+            self.eval_env_kwargs = {name: value for name, value in self.env_kwargs.items() if name not in TRAINING_ONLY}
         policy = hyperparams.get("policy")
         if isinstance(policy, str):
             if policy not in ALGOS[self.algo].policy_aliases:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from sb3_pgr.hybrid_sac import HybridSAC
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
@@ -35,6 +36,22 @@ def open_dataset(algorithm: type, dataset: str | None) -> OfflineDataset | None:
         raise UsageError(f"{algorithm.__name__} learns in an environment; --dataset is for bc, bcq, cql, iql and td3_bc.")
     try:
         return load_dataset(dataset)
+    except DatasetError as error:
+        raise UsageError(str(error)) from None
+
+
+def check_demonstrations(algorithm: type, demonstrations: str | None) -> None:
+    """
+    :param algorithm: class of ``--algo``
+    :param demonstrations: value of ``--demonstrations``
+    :raises UsageError: if the two do not go together, or they cannot be read
+    """
+    if demonstrations is None:
+        return
+    if not issubclass(algorithm, HybridSAC):
+        raise UsageError(f"{algorithm.__name__} takes no demonstrations; --demonstrations is for hybrid_sac.")
+    try:
+        load_dataset(demonstrations)
     except DatasetError as error:
         raise UsageError(str(error)) from None
 

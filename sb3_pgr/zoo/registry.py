@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_pgr.bc import BC
 from sb3_pgr.bcq import BCQ
 from sb3_pgr.cql import CQL
+from sb3_pgr.hybrid_sac import HybridSAC
 from sb3_pgr.iql import IQL
 from sb3_pgr.pgrsac import PGRSAC
 from sb3_pgr.redq import REDQ
@@ -62,6 +63,21 @@ def convert_pgrsac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "generator": {"sigma_start": sigma_start}}
 
 
+def sample_hybrid_sac_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """Search space of HybridSAC."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3, log=True),
+        "gamma": trial.suggest_categorical("gamma", [0.95, 0.97, 0.98, 0.99]),
+        "tau": trial.suggest_float("tau", 0.002, 0.02, log=True),
+        "cta_ratio": trial.suggest_categorical("cta_ratio", [1, 2, 4]),
+        "gradient_steps": trial.suggest_categorical("gradient_steps", [1, 2, 4]),
+        "actor_value": trial.suggest_categorical("actor_value", ["mean", "min"]),
+        "demo_share": trial.suggest_categorical("demo_share", [0.25, 0.5]),
+    }
+
+
 OFFLINE: dict[str, type[BaseAlgorithm]] = {"bc": BC, "bcq": BCQ, "cql": CQL, "iql": IQL, "td3_bc": TD3BC}
 
 
@@ -74,6 +90,9 @@ def register() -> None:
     ALGOS["pgrsac"] = PGRSAC
     HYPERPARAMS_SAMPLER["pgrsac"] = sample_pgrsac_params
     HYPERPARAMS_CONVERTER["pgrsac"] = convert_pgrsac_params
+    ALGOS["hybrid_sac"] = HybridSAC
+    HYPERPARAMS_SAMPLER["hybrid_sac"] = sample_hybrid_sac_params
+    HYPERPARAMS_CONVERTER["hybrid_sac"] = lambda sampled: dict(sampled)
 
 
 def resolve_algorithm(name: str) -> type[BaseAlgorithm]:

@@ -11,7 +11,7 @@ from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.zoo.arguments import import_gym_packages, option, values
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
-from sb3_pgr.zoo.offline import environment_of, open_dataset
+from sb3_pgr.zoo.offline import check_demonstrations, environment_of, open_dataset
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import read_run_file
 
@@ -47,6 +47,7 @@ def main() -> None:
         raise UsageError("-n must be at least 1.")
     if extras.dataset is not None and {"-optimize", "--optimize-hyperparameters"} & set(argv):
         raise UsageError("Hyper-parameters are optimised online only: there is no score to optimise without an environment.")
+    check_demonstrations(algorithm, extras.demonstrations)
     extras.loaded = open_dataset(algorithm, extras.dataset)
     if extras.loaded is not None and option(argv, "--env") is None:
         argv += environment_of(extras.loaded)
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dataset", metavar="FILE", help="learn from it, without an environment: npz, HDF5, Minari id or folder"
     )
+    parser.add_argument("--demonstrations", metavar="FILE", help="for hybrid_sac: half of every batch comes from them")
     parser.add_argument("--final-episodes", type=int, help="episodes of an evaluation at the end (with --dataset: 100)")
     parser.add_argument("--checkpoint-freq", type=int, default=10_000, help="steps between resumable checkpoints; 0 for none")
     parser.add_argument("--keep-checkpoints", type=int, default=3, help="number of checkpoints kept")

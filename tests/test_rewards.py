@@ -1,0 +1,207 @@
+"""Reward classifier and pickled recordings."""
+
+import os
+import pickle
+from collections import OrderedDict
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_pgr.offline import load_dataset
+from sb3_pgr.offline.dataset import DatasetError
+from sb3_pgr.offline.pickles import read_pickle, transitions_of
+from sb3_pgr.rewards import ClassifierError, ClassifierReward, RewardClassifier
+from sb3_pgr.rewards.data import read_folder
+from sb3_pgr.rewards.pictures import draw_judgement, draw_scores
+from sb3_pgr.rewards.training import Judgement, probabilities, train_classifier
+
+
+def images(success, n=20, size=16, seed=0):
+    """A bright square is there, or it is not."""
+    random = np.random.default_rng(seed)
+    front = random.integers(0, 80, (n, size, size, 3), dtype=np.uint8)
+    if success:
+        front[:, 4:10, 4:10] = 255
+    return {"front": front, "wrist": random.integers(0, 255, (n, size, size, 3), dtype=np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    success, failure = ([images(kind, seed=10 * i + kind) for i in range(5)] for kind in (True, False))
+    return train_classifier(success, failure, steps=60, batch_size=32, seed=0)
+
+
+def test_it_learns_and_is_judged_by_what_it_has_not_seen(trained):
+    classifier, judgement = trained
+    assert judgement.accuracy == 1 and judgement.false_positive_rate == 0
+    assert judgement.confusion.tolist() == [[20, 0], [0, 20]]
+    for success in (False, True):
+        obs = {key: value[0] for key, value in images(success, seed=99).items()}
+        probability, verdict = classifier.predict_success(obs)
+        assert verdict == success and (probability >= classifier.threshold) == success
+
+
+def test_saved_and_loaded_it_says_the_same(trained, tmp_path):
+    classifier, _ = trained
+    classifier.save(tmp_path / "c.pt")
+    loaded = RewardClassifier.load(tmp_path / "c.pt")
+    np.testing.assert_array_equal(probabilities(classifier, images(True)), probabilities(loaded, images(True)))
+    assert loaded.threshold == classifier.threshold
+    (tmp_path / "other.pt").write_bytes(b"nothing")
+    th.save({"a": 1}, tmp_path / "another.pt")
+    for name in ("other.pt", "another.pt"):
+        with pytest.raises(ClassifierError, match="is no classifier"):
+            RewardClassifier.load(tmp_path / name)
+    with pytest.raises(ClassifierError, match="There is no classifier"):
+        RewardClassifier.load(tmp_path / "none.pt")
+
+
+def test_wrong_images(trained):
+    classifier, _ = trained
+    good = images(True, 1)
+    for change, message in (
+        (dict(front=good["front"][:, :8]), "learned from 'front' images of shape"),
+        (dict(front=good["front"].astype(np.float32)), "float32"),
+    ):
+        with pytest.raises(ClassifierError, match=message):
+            classifier.probability(good | change)
+    with pytest.raises(ClassifierError, match="no 'wrist'"):
+        classifier.probability({"front": good["front"]})
+
+
+def test_figures_of_a_judgement():
+    labels = np.array([0, 0, 0, 0, 1, 1], bool)
+    judgement = Judgement(labels, np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.4]), 0.5)
+    assert judgement.confusion.tolist() == [[3, 1], [1, 1]]
+    assert judgement.accuracy == pytest.approx((0.75 + 0.5) / 2) and judgement.false_positive_rate == 0.25
+    false, true = judgement.roc()
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    pairs = [(p, n) for p in (0.8, 0.4) for n in (0.1, 0.2, 0.3, 0.9)]
+    assert np.trapezoid(true, false) == pytest.approx(np.mean([p > n for p, n in pairs]))
+
+
+def test_pictures(trained, tmp_path):
+    classifier, judgement = trained
+    draw_judgement(judgement, tmp_path / "roc.png")
+    draw_scores(probabilities(classifier, images(True)), np.ones(20), images(True), classifier, tmp_path / "scores.png")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("roc.png", "scores.png"))
+
+
+def test_one_recording_is_not_enough():
+    with pytest.raises(ClassifierError, match="at least 2 recordings of success"):
+        train_classifier([images(True)], [images(False)] * 3)
+
+
+class Camera(gym.Env):
+    """Shows success from the third step on; says so itself from the fourth."""
+
+    observation_space = spaces.Dict(dict.fromkeys(("front", "wrist"), spaces.Box(0, 255, (16, 16, 3), np.uint8)))
+    action_space = spaces.Box(-1, 1, (2,))
+
+    def reset(self, seed=None, options=None):
+        self.steps = 0
+        return self._obs(), {}
+
+    def _obs(self):
+        return {key: value[0] for key, value in images(self.steps >= 3, 1, seed=self.steps + 50).items()}
+
+    def step(self, action):
+        self.steps += 1
+        return self._obs(), 5.0, self.steps == 2, False, {"is_success": False}
+
+
+def test_the_classifier_s_verdict_replaces_the_reward(trained):
+    env = ClassifierReward(Camera(), trained[0])
+    env.reset()
+    steps = [env.step(np.zeros(2)) for _ in range(3)]
+    assert [step[1] for step in steps] == [0, 0, 1]
+    assert [step[2] for step in steps] == [False, True, True]  # the second: something else went wrong
+    info = steps[-1][4]
+    assert info["is_success"] and info["true_reward"] == 5 and not info["true_success"] and info["success_probability"] > 0.5
+    strict = ClassifierReward(Camera(), trained[0], condition=lambda obs: False)
+    strict.reset()
+    assert all(strict.step(np.zeros(2))[1] == 0 for _ in range(3))
+    with pytest.raises(ClassifierError):
+        ClassifierReward(gym.make("Pendulum-v1"), trained[0])
+
+
+def test_folders(tmp_path):
+    np.savez(tmp_path / "a.npz", **images(True))
+    records = [{"observations": {"front": np.zeros((1, 16, 16, 3), np.uint8), "state": np.zeros((1, 4))}, "labels": 1}] * 3
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps(records))
+    parts = read_folder(tmp_path, ["front"])
+    assert [part["front"].shape for part in parts] == [(20, 16, 16, 3), (3, 16, 16, 3)]
+    with pytest.raises(ClassifierError, match=r"b\.pkl has no images \['wrist'\]"):
+        read_folder(tmp_path, ["wrist"])
+    np.savez(tmp_path / "c.npz", **images(True, size=32))
+    with pytest.raises(ClassifierError, match="several sizes"):
+        read_folder(tmp_path, ["front"])
+    with pytest.raises(ClassifierError, match="no .npz or .pkl files"):
+        read_folder(tmp_path / "none", ["front"])
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+class Sneaky:
+    def __reduce__(self):
+        return getattr, ("", "join")
+
+
+@pytest.mark.parametrize("thing, name", [(Malicious(), "system"), (Sneaky(), "getattr"), ([{"a": Malicious()}], "system")])
+def test_pickles_run_nothing(thing, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps(thing))
+    with pytest.raises(DatasetError, match=name):
+        read_pickle(tmp_path / "bad.pkl")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_and_containers_are_read(protocol, tmp_path):
+    thing = [OrderedDict(a=np.arange(6.0).reshape(2, 3), b=np.float32(2), c=(True, None, "x")), {"d": np.zeros(3, np.uint8)}]
+    (tmp_path / "good.pkl").write_bytes(pickle.dumps(thing, protocol))
+    read = read_pickle(tmp_path / "good.pkl")
+    np.testing.assert_array_equal(read[0]["a"], thing[0]["a"])
+    assert read[0]["b"] == 2 and read[0]["c"] == (True, None, "x") and read[1]["d"].dtype == np.uint8
+    (tmp_path / "cut.pkl").write_bytes(pickle.dumps(thing, protocol)[:-20])
+    with pytest.raises(DatasetError, match="refused"):
+        read_pickle(tmp_path / "cut.pkl")
+
+
+def record(i, **more):
+    obs = {"front": np.full((1, 3, 8, 8), i / 10, np.float32), "state": np.full((1, 4), i)}
+    step = {
+        "observations": obs,
+        "actions": np.full(7, 0.1),
+        "next_observations": obs,
+        "rewards": float(i == 4),
+        "dones": i == 4,
+    }
+    return step | {"masks": 1.0, "infos": {"grasp_penalty": -0.02 * (i == 1)}} | more
+
+
+def test_transitions_of_hil_serl(tmp_path):
+    arrays = transitions_of([record(i) for i in range(5)], "demos")
+    assert arrays["observations"]["front"].shape == (5, 8, 8, 3) and arrays["observations"]["front"].dtype == np.uint8
+    assert arrays["observations"]["front"][4].max() == 102 and arrays["observations"]["state"].shape == (5, 4)
+    assert arrays["terminals"].sum() == 0 and arrays["timeouts"].tolist() == [False] * 4 + [True]  # done, but its mask is 1
+    np.testing.assert_allclose(arrays["grasp_penalty"], [0, -0.02, 0, 0, 0])
+    ended = transitions_of([record(i, masks=float(i != 4)) for i in range(5)], "demos")
+    assert ended["terminals"].tolist() == [False] * 4 + [True] and not ended["timeouts"].any()
+    (tmp_path / "demos.pkl").write_bytes(pickle.dumps([record(i) for i in range(5)]))
+    dataset = load_dataset(tmp_path / "demos.pkl")
+    assert len(dataset) == 5 and dataset.action_space.shape == (7,) and dataset.extras["grasp_penalty"][1] == np.float32(-0.02)
+    for records, message in (
+        ({}, "no list"),
+        ([{"observations": 1}], "lack actions"),
+        ([{k: v for k, v in record(0).items() if k not in ("dones", "masks")}], "neither dones nor masks"),
+        ([record(0), record(1, actions=np.zeros(6))], "one shape"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            transitions_of(records, "demos")
