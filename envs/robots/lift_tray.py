@@ -58,7 +58,7 @@ class LiftTray(RobotTask):
     def _reach(self, above: float) -> None:
         for i, arm in enumerate(self.arms):
             arm.target = np.clip(self.knob(i) + np.array([0, 0, above]), arm.low, arm.high)
-        self._advance(1.0)
+        self._advance(0.6)
 
     def knob(self, i: int) -> np.ndarray:
         """Position of an arm's knob ``(3,)``, in metres."""

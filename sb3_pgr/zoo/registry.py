@@ -78,6 +78,11 @@ def sample_hybrid_sac_params(
     }
 
 
+def convert_hybrid_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """From sampled values to constructor arguments."""
+    return dict(sampled_params)
+
+
 OFFLINE: dict[str, type[BaseAlgorithm]] = {"bc": BC, "bcq": BCQ, "cql": CQL, "iql": IQL, "td3_bc": TD3BC}
 
 
@@ -92,7 +97,7 @@ def register() -> None:
     HYPERPARAMS_CONVERTER["pgrsac"] = convert_pgrsac_params
     ALGOS["hybrid_sac"] = HybridSAC
     HYPERPARAMS_SAMPLER["hybrid_sac"] = sample_hybrid_sac_params
-    HYPERPARAMS_CONVERTER["hybrid_sac"] = lambda sampled: dict(sampled)
+    HYPERPARAMS_CONVERTER["hybrid_sac"] = convert_hybrid_sac_params
 
 
 def resolve_algorithm(name: str) -> type[BaseAlgorithm]:
