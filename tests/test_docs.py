@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("buffers.md", "pgr.md", "offline.md", "td3_bc.md", "iql.md", "cql.md", "bcq.md", "bc.md", "gems.md")
+PAGES = ("buffers.md", "pgr.md", "offline.md", "td3_bc.md", "iql.md", "cql.md", "bcq.md", "bc.md", "gems.md", "robots.md")
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL) for page in PAGES}
 SETTING = """
 import gymnasium as gym

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pgr import BC, BCQ, CQL, IQL, PGRSAC, REDQ, TD3BC
+from sb3_pgr import BC, BCQ, CQL, IQL, PGRSAC, REDQ, TD3BC, HybridSAC
 from sb3_pgr.common import export
 from sb3_pgr.common.export import ExportError, export_policy
 from sb3_pgr.common.state import get_vec_normalize, rng_state
@@ -22,7 +22,9 @@ LOW, HIGH = np.array([-2, -7], np.float32), np.array([3, 0.5], np.float32)
 BOX = spaces.Box(np.array([-np.inf, -1, 0], np.float32), np.array([np.inf, 1, np.inf], np.float32))
 DICT = spaces.Dict(b=BOX, a=spaces.Box(-5, 5, (2, 2)))  # in this order: only keys given as a dict are sorted
 
-every = pytest.mark.parametrize("algorithm", [REDQ, PGRSAC, SAC, TD3, PPO, *OFFLINE], ids=lambda algorithm: algorithm.__name__)
+every = pytest.mark.parametrize(
+    "algorithm", [REDQ, PGRSAC, HybridSAC, SAC, TD3, PPO, *OFFLINE], ids=lambda algorithm: algorithm.__name__
+)
 both = pytest.mark.parametrize("suffix", [".pt", ".onnx"])
 
 
@@ -46,6 +48,8 @@ def make(algorithm, space=BOX, action_space=None, **policy_kwargs):
         kwargs["dataset"] = dict(zip(names, columns, strict=True))
     elif algorithm is not PPO:
         kwargs["buffer_size"] = 100
+    if algorithm is HybridSAC:
+        kwargs["gripper_indices"] = (1,)
     name = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
     model = algorithm(name, SpacesOnly(space, action_space), **kwargs)
     with th.no_grad():

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from commands import run
 from gymnasium import spaces
 from stable_baselines3 import SAC
 
@@ -232,7 +233,7 @@ def test_half_of_a_batch_is_demonstrated(images):
     assert len(batch.grasp_penalties.unique()) > 20
     if images:
         th.testing.assert_close(
-            model.replay_buffer.demonstrations.observations["front"][3, 0],
+            model.replay_buffer.demonstrations.rows(th.tensor([3])).observations["front"][0],
             th.as_tensor(data["observations"]["front"][3].transpose(2, 0, 1).copy()),
         )
 
@@ -283,3 +284,35 @@ def test_random_gripper_commands_are_equally_likely():
 def test_extras_travel_with_datasets():
     dataset = load_dataset(demonstrations(grasp_penalty=np.arange(40.0)))
     assert dataset.select_episodes(np.array([1])).extras["grasp_penalty"].tolist() == list(range(20, 40))
+
+
+def test_by_command(tmp_path):
+    output = run("demos", "robots/pick_cube-v0", "--episodes", 2, "-o", "demos.npz", cwd=tmp_path)
+    assert "2 episodes: demos.npz" in output
+    arguments = ["--algo", "hybrid_sac", "--env", "robots/pick_cube-v0", "-n", 130, "--eval-freq", -1, "-f", "logs"]
+    run("train", *arguments, "--demonstrations", "demos.npz", "--checkpoint-freq", 100, cwd=tmp_path)
+    (folder,) = (tmp_path / "logs" / "hybrid_sac").iterdir()
+    resumed = run("train", "--resume", folder, "-n", 150, cwd=tmp_path)
+    assert "Traceback" not in resumed
+    model = HybridSAC.load(next(folder.glob("robots-pick_cube-v0.zip")), device="cpu")
+    assert model.num_timesteps == 150 and model.policy.gripper_indices == (3,)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("train", "--algo", "redq", "--env", "Pendulum-v1", "--demonstrations", "x.npz"), "for hybrid_sac"),
+        (("train", "--algo", "hybrid_sac", "--env", "robots/pick_cube-v0", "--demonstrations", "x.npz"), "no file x.npz"),
+        (("demos", "Pendulum-v1", "-o", "x.npz"), "is no robot task"),
+        (("demos", "robots/pick_cube-v0", "-o", "x.csv"), "must end in .npz"),
+        (("demos", "robots/pick_cube-v0", "-o", "x.npz", "--by", "gamepad"), "gamepad"),
+        (
+            ("classifier", "train", "--success-dir", "a", "--failure-dir", "b", "--image-keys", "front", "-o", "c.pt"),
+            "no .npz or",
+        ),
+    ],
+    ids=["algorithm", "file", "task", "suffix", "device", "folder"],
+)
+def test_by_command_wrongly(arguments, message, tmp_path):
+    output = run(*arguments, expect=2, cwd=tmp_path)
+    assert message in output and "Traceback" not in output

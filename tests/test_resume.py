@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -18,6 +19,7 @@ from sb3_pgr import (
     PGRSAC,
     REDQ,
     GenerativeReplayBuffer,
+    HybridSAC,
     MixtureReplayBuffer,
     PrioritizedReplayBuffer,
     PrioritizedReplayCallback,
@@ -41,6 +43,24 @@ SAC_BUFFERS = {
     "sac-generative": (GenerativeReplayBuffer, REPLAY | dict(warmup=50)),
 }
 SMALL = dict(net_arch=[16, 16])
+DEMONSTRATIONS = {
+    "observations": np.zeros((20, 3), np.float32),
+    "actions": np.linspace(-2, 2, 20, dtype=np.float32)[:, None],
+    "rewards": np.ones(20),
+    "next_observations": np.ones((20, 3), np.float32),
+    "terminals": np.arange(20) == 19,
+    "timeouts": np.zeros(20, bool),
+}
+
+
+class HelpAbove(gym.Wrapper):
+    """Somebody takes over while the pendulum is in its upper half."""
+
+    def step(self, action):
+        helps = self.unwrapped.state[0] % (2 * np.pi) < np.pi / 2
+        action = np.array([0.5], np.float32) if helps else action
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated, info | ({"intervene_action": action} if helps else {})
 
 
 def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: int = 3):
@@ -58,6 +78,9 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
     if algo == "simba":
         kwargs = dict(actor_hidden_dim=16, critic_hidden_dim=16, critic_blocks=1)
         return REDQ("SimbaPolicy", env, learning_starts=100, gradient_steps=2, n_critics=2, policy_kwargs=kwargs, seed=seed)
+    if algo == "hybrid":
+        env = make_vec_env("Pendulum-v1", n_envs=n_envs, wrapper_class=HelpAbove)
+        return HybridSAC("MlpPolicy", env, DEMONSTRATIONS, gradient_steps=2, buffer_size=300, policy_kwargs=SMALL, seed=seed)
     if algo == "pgrsac":
         return PGRSAC("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **REPLAY)
     if algo == "redq-prioritized":
@@ -161,6 +184,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
         dict(algo="redq", normalize=True),
         dict(algo="droq"),
         dict(algo="simba"),
+        dict(algo="hybrid", n_envs=2),
         dict(algo="redq-prioritized"),
         dict(algo="pgrsac", n_envs=2, normalize=True),
         *(dict(algo=algo) for algo in SAC_BUFFERS),

@@ -197,12 +197,12 @@ class HybridPolicy(SACPolicy):
 
     def assemble(self, continuous: th.Tensor, features: th.Tensor) -> th.Tensor:
         """Whole actions ``(batch, action_dim)``: the grippers' entries are the commands of highest value."""
-        actions = continuous.new_zeros(len(continuous), get_action_dim(self.action_space))
-        actions[:, list(self.continuous_indices)] = continuous
-        if self.gripper_indices:
-            best = self.critic.grasp_values(features).argmax(1)
-            actions[:, list(self.gripper_indices)] = to_values(best, len(self.gripper_indices)).to(actions)
-        return actions
+        if not self.gripper_indices:
+            return continuous
+        commands = to_values(self.critic.grasp_values(features).argmax(1), len(self.gripper_indices))
+        places = [*self.continuous_indices, *self.gripper_indices]
+        order = sorted(range(len(places)), key=places.__getitem__)
+        return th.cat([continuous, commands.to(continuous)], 1)[:, order]
 
     def observe(self, observations: Any) -> None:
         """Take observations ``(n, ...)``, as tensors, into the running statistics of the state."""
