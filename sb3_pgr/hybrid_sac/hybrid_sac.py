@@ -309,8 +309,14 @@ class HybridSAC(SAC):
         dataset = channels_first(load_dataset(demonstrations), self.observation_space)
         dataset = with_spaces(dataset, self.observation_space, self.action_space)
         self.replay_buffer.add_demonstrations(dataset)
-        self.policy.observe(tree_map(lambda value: th.as_tensor(value, device=self.device), dataset.observations))
+        observations = dataset.observations
+        if self._vec_normalize_env is not None:
+            observations = self._vec_normalize_env.normalize_obs(observations)
+        self._observe(observations)
         return len(dataset)
+
+    def _observe(self, observations: Any) -> None:
+        self.policy.observe(tree_map(lambda value: th.as_tensor(value, device=self.device), observations))
 
     def learn_offline(
         self: SelfHybridSAC,
@@ -365,7 +371,7 @@ class HybridSAC(SAC):
         infos: list[dict[str, Any]],
     ) -> None:
         check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
-        self.policy.observe(tree_map(lambda value: th.as_tensor(value, device=self.device), new_obs))
+        self._observe(new_obs)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def learn(
