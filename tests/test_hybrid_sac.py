@@ -104,6 +104,7 @@ def test_layouts(mode, dim, indices):
         (dict(gripper_indices=(0, 1, 2, 3)), "no continuous entry"),
         (dict(actor_value="max"), "actor_value='max'"),
         (dict(cta_ratio=0), "cta_ratio=0"),
+        (dict(value_range=(1, 0)), "the lesser first"),
         (dict(demo_share=1.5), "demo_share"),
     ],
     ids=str,
@@ -165,6 +166,29 @@ def test_images_train_save_and_load(tmp_path):
     assert loaded.setup_mode == "single-arm-learned-gripper" and loaded.policy.gripper_indices == (3,)
     loaded.set_env(model.get_env())
     loaded.learn(15)
+
+
+def test_one_camera_alone():
+    class One(Reach):
+        def __init__(self):
+            super().__init__(images=True)
+            self.observation_space = self.observation_space["front"]
+
+        def _obs(self):
+            return super()._obs()["front"]
+
+    model = HybridSAC("CnnPolicy", One(), setup_mode="single-arm-learned-gripper", **SMALL)
+    model.learn(15)
+    assert model.predict(model.env.reset())[0].shape == (1, 4)
+
+
+def test_names_of_cameras_may_hold_dots():
+    space = spaces.Dict({"images.front": spaces.Box(0, 255, (3, 32, 32), np.uint8)})
+    assert HybridExtractor(space)({"images.front": th.zeros(2, 3, 32, 32)}).shape == (2, 256)
+
+
+def test_a_target_entropy_that_is_given_is_kept():
+    assert HybridSAC("MlpPolicy", Reach(), target_entropy=-4.0, **SMALL).target_entropy == -4
 
 
 def test_cameras_of_different_sizes_are_refused():
@@ -238,14 +262,34 @@ def test_half_of_a_batch_is_demonstrated(images):
         )
 
 
+@pytest.mark.parametrize("penalty", [np.full(40, np.nan), np.full(40, 0.1), np.zeros((40, 2))], ids=["nan", "positive", "two"])
+def test_penalties_that_make_no_sense(penalty):
+    with pytest.raises(ValueError, match="grasp_penalty must be one finite number a row"):
+        HybridSAC("MlpPolicy", Reach(), demonstrations(grasp_penalty=penalty), "single-arm-learned-gripper", **SMALL)
+
+
+def test_more_demonstrations_than_there_is_room_for():
+    with pytest.raises(ValueError, match="room for 30"):
+        HybridSAC("MlpPolicy", Reach(), demonstrations(), replay_buffer_kwargs=dict(demo_size=30), **SMALL)
+
+
+def test_images_of_floats():
+    data = demonstrations(images=True)
+    for name in ("observations", "next_observations"):
+        data[name]["front"] = (data[name]["front"] / 255).astype(np.float32)
+    with pytest.raises(DatasetError, match="uint8"):
+        HybridSAC("MultiInputPolicy", Reach(images=True), data, **SMALL)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
+        (dict(actions=np.zeros((40, 4), np.float32)), "all actions are 0"),
         (dict(actions=np.zeros((40, 5), np.float32)), "actions of shape"),
         (dict(actions=np.full((40, 4), 1.5, np.float32)), "outside"),
         (dict(observations=np.zeros((40, 2), np.float32), next_observations=np.zeros((40, 2), np.float32)), "do not fit"),
     ],
-    ids=["dimension", "range", "observations"],
+    ids=["nothing", "dimension", "range", "observations"],
 )
 def test_demonstrations_that_do_not_fit(change, message):
     with pytest.raises(DatasetError, match=message):

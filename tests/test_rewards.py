@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from numpy._core.numeric import _frombuffer
 
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.offline.dataset import DatasetError
@@ -95,6 +96,26 @@ def test_one_recording_is_not_enough():
         train_classifier([images(True)], [images(False)] * 3)
 
 
+class Blind(gym.Env):
+    """Succeeds, and shows nothing of it."""
+
+    observation_space = spaces.Dict(dict.fromkeys(("front", "wrist"), spaces.Box(0, 255, (16, 16, 3), np.uint8)))
+    action_space = spaces.Box(-1, 1, (2,))
+
+    def reset(self, seed=None, options=None):
+        return {key: value[0] for key, value in images(False, 1).items()}, {}
+
+    def step(self, action):
+        return self.reset()[0], 1.0, True, False, {"is_success": True}
+
+
+def test_a_missed_success_ends_the_episode_and_not_the_task(trained):
+    env = ClassifierReward(Blind(), trained[0])
+    env.reset()
+    _, reward, terminated, truncated, info = env.step(np.zeros(2))
+    assert (reward, terminated, truncated) == (0, False, True) and info["true_success"] and not info["is_success"]
+
+
 class Camera(gym.Env):
     """Shows success from the third step on; says so itself from the fourth."""
 
@@ -160,6 +181,40 @@ def test_pickles_run_nothing(thing, name, tmp_path, monkeypatch):
     with pytest.raises(DatasetError, match=name):
         read_pickle(tmp_path / "bad.pkl")
     assert not (tmp_path / "executed").exists()
+
+
+class CraftedDType:
+    """A dtype whose state claims objects among plain bytes: numpy would follow them to anywhere in memory."""
+
+    def __reduce__(self):
+        return np.dtype, ("V8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+
+
+class Renamed:
+    """Wants to change a function for everybody."""
+
+    def __reduce__(self):
+        return _frombuffer, (), (None, {"__doc__": "changed"})
+
+
+@pytest.mark.parametrize(
+    "thing", [CraftedDType(), np.array([None, 1]), np.zeros(2, "U3"), np.zeros(2, [("a", "f4")]), Renamed()]
+)
+def test_pickles_hold_plain_numbers_alone(thing, tmp_path):
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps([thing]))
+    with pytest.raises(DatasetError, match="refused"):
+        read_pickle(tmp_path / "bad.pkl")
+    assert _frombuffer.__doc__ != "changed"
+
+
+def test_a_function_of_numpy_cannot_be_changed(tmp_path):
+    """By the opcode that sets state, with nothing called."""
+    code = b"\x80\x02cnumpy._core.numeric\n_frombuffer\nN}X\x07\x00\x00\x00__doc__X\x05\x00\x00\x00pwneds\x86b."
+    (tmp_path / "bad.pkl").write_bytes(code)
+    before = _frombuffer.__doc__
+    with pytest.raises(DatasetError, match="refused"):
+        read_pickle(tmp_path / "bad.pkl")
+    assert _frombuffer.__doc__ == before
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))

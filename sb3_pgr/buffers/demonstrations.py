@@ -66,7 +66,7 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
     ``MixtureReplayBuffer``.
 
     :param demo_share: share of demonstrations in a batch; while there are none, all rows are live ones
-    :param demo_size: how many transitions of demonstrations are held; as many as live ones by default
+    :param demo_size: how many transitions of demonstrations are held; by default a fifth of the live ones' number
     :param online_class: class of both parts
     :param online_kwargs: further arguments for both
     :raises ValueError: if ``demo_share`` is not between 0 and 1
@@ -103,7 +103,7 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             gamma=gamma,
         )
         rows = online_class(
-            buffer_size if demo_size is None else demo_size,
+            max(buffer_size // 5, 1) if demo_size is None else demo_size,
             observation_space,
             action_space,
             device,
@@ -148,16 +148,23 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
         """
         Store the transitions of an ``OfflineDataset``, beside what is there. The oldest go when there is no more room.
 
+        :raises ValueError: if there is no room for this many, or ``grasp_penalty`` is not one finite number a row, at most 0
         :param dataset: with this buffer's spaces, actions in units of the environment; ``extras["grasp_penalty"]`` if known
         """
+        if len(dataset) > self.demonstrations.buffer_size:
+            raise ValueError(
+                f"There is room for {self.demonstrations.buffer_size} demonstrated transitions, not {len(dataset)}: demo_size."
+            )
         space = self.action_space
         actions = dataset.actions
         if isinstance(space, spaces.Box):
             actions = 2 * (actions - space.low) / (space.high - space.low) - 1
         extra = {}
         if isinstance(self.demonstrations, GraspReplayBuffer):
-            penalties = dataset.extras.get("grasp_penalty", np.zeros(len(dataset)))
-            extra["extra"] = {"grasp_penalties": np.asarray(penalties, np.float32).reshape(len(dataset))}
+            penalties = np.asarray(dataset.extras.get("grasp_penalty", np.zeros(len(dataset))), np.float32)
+            if penalties.size != len(dataset) or not (penalties <= 0).all() or not np.isfinite(penalties).all():
+                raise ValueError(f"{dataset.source}: grasp_penalty must be one finite number a row, not above 0.")
+            extra["extra"] = {"grasp_penalties": penalties.reshape(len(dataset))}
         self.demonstrations.extend(
             dataset.observations,
             dataset.next_observations,

@@ -125,16 +125,15 @@ class CameraEncoder(nn.Module):
         self.keys = list(image_spaces)
         channels, *size = next(iter(shapes.values()))
         self.trunk: nn.Module = SmallCNN(channels) if image_encoder == "small" else ResNet10(channels)
-        self.frozen = trunk_weights is not None
         if trunk_weights is not None:
             self._load_trunk(trunk_weights)
         with th.no_grad():
             shape = self.trunk(th.zeros(1, channels, *size)).shape[1:]
-        self.heads = nn.ModuleDict()
-        for key in self.keys:
+        self.heads = nn.ModuleList()
+        for _ in self.keys:
             embeddings = SpatialEmbeddings(tuple(shape))
             bottleneck = nn.Linear(shape[0] * 8, image_features)
-            self.heads[key] = nn.Sequential(embeddings, bottleneck, nn.LayerNorm(image_features), nn.Tanh())
+            self.heads.append(nn.Sequential(embeddings, bottleneck, nn.LayerNorm(image_features), nn.Tanh()))
         self.features_dim = image_features * len(self.keys)
         mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
         self.register_buffer("mean", th.tensor(mean).view(-1, 1, 1))
@@ -153,7 +152,7 @@ class CameraEncoder(nn.Module):
         """Map images in [0, 1], ``(batch, C, H, W)`` per camera, to ``(batch, features_dim)``."""
         stacked = th.cat([images[key] for key in self.keys])
         maps = self.trunk((stacked - self.mean) / self.std).chunk(len(self.keys))
-        return th.cat([self.heads[key](maps[i]) for i, key in enumerate(self.keys)], 1)
+        return th.cat([head(of_camera) for head, of_camera in zip(self.heads, maps, strict=True)], 1)
 
 
 def shifted(images: th.Tensor, offsets: th.Tensor) -> th.Tensor:

@@ -1,5 +1,6 @@
 """Soft actor-critic for robots with discrete grippers, demonstrations and interventions."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -24,7 +25,7 @@ from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.grippers import gripper_indices as indices_of
 from sb3_pgr.hybrid_sac.grippers import to_classes, to_values
 from sb3_pgr.hybrid_sac.policies import CnnPolicy, HybridCritic, HybridPolicy, MlpPolicy, MultiInputPolicy
-from sb3_pgr.offline import load_dataset
+from sb3_pgr.offline import DatasetError, load_dataset
 from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.images import channels_first
 
@@ -63,6 +64,9 @@ class HybridSAC(SAC):
     :param n_critics: size of the ensemble
     :param actor_value: the actor is trained on the ``"mean"`` over the critics (HIL-SERL) or their ``"min"`` (SAC)
     :param backup_entropy: whether the critics' targets hold the entropy of the next action
+    :param value_range: least and greatest value that a state can have, if that is known; the values in targets are clipped to
+        it (of the grasp critic, whose penalties count too, to the greatest alone). ``(0, 1)`` where success earns 1, ends the
+        episode, and is all that is earned. Not in HIL-SERL: there, values may run away before the first successes
     :param target_entropy: ``"auto"`` is half the number of an action's entries, grippers included, negative
     :param grasp_epsilon: probability of a random gripper command while training
     :param augmentation: move images by up to 4 pixels, all cameras of an observation alike
@@ -109,6 +113,7 @@ class HybridSAC(SAC):
         n_critics: int = 2,
         actor_value: str = "mean",
         backup_entropy: bool = False,
+        value_range: Sequence[float] | None = None,
         grasp_epsilon: float = 0.0,
         augmentation: bool = True,
         compile: bool = False,
@@ -129,6 +134,8 @@ class HybridSAC(SAC):
         for name, share in (("demo_share", demo_share), ("grasp_epsilon", grasp_epsilon)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}={share} must be between 0 and 1.")
+        if value_range is not None and not (len(value_range) == 2 and value_range[0] < value_range[1]):
+            raise ValueError(f"value_range={value_range} must be two numbers, the lesser first.")
         if setup_mode is not None and gripper_indices is not None:
             raise ValueError("Give setup_mode or gripper_indices, not both.")
         self.setup_mode = setup_mode
@@ -139,6 +146,7 @@ class HybridSAC(SAC):
         self.n_critics = n_critics
         self.actor_value = actor_value
         self.backup_entropy = backup_entropy
+        self.value_range = (-math.inf, math.inf) if value_range is None else (float(value_range[0]), float(value_range[1]))
         self.grasp_epsilon = grasp_epsilon
         self.augmentation = augmentation
         self.compile = compile
@@ -182,9 +190,9 @@ class HybridSAC(SAC):
         self.optimize_memory_usage = bool(_image_keys(self.observation_space))  # each frame is kept once
         if issubclass(self.replay_buffer_class, DemonstrationReplayBuffer):
             self.replay_buffer_kwargs = {"demo_share": self.demo_share, "gamma": self.gamma} | self.replay_buffer_kwargs
-        super()._setup_model()
-        if self.target_entropy == -float(action_dim):  # what SAC makes of "auto"
+        if self.target_entropy == "auto":
             self.target_entropy = -action_dim / 2
+        super()._setup_model()
         self._continuous, self._grippers = list(self.policy.continuous_indices), list(self.policy.gripper_indices)
         self._image_keys = _image_keys(self.observation_space) if self.augmentation else []
         self._engine = UpdateEngine(self.device, self.compile, self.precision)
@@ -249,7 +257,7 @@ class HybridSAC(SAC):
         with th.no_grad():
             next_features, target_features = self.critic.encode(next_obs), self.critic_target.encode(next_obs)
             next_actions, next_log_prob = self.policy.sample_continuous(next_features, batch["next_noise"])
-            next_q = self.critic_target.values(target_features, next_actions).float().amin(0)
+            next_q = self.critic_target.values(target_features, next_actions).float().amin(0).clamp(*self.value_range)
             if self.backup_entropy:
                 next_q = next_q - ent_coef * next_log_prob
             target = rewards + discounts * next_q
@@ -262,6 +270,7 @@ class HybridSAC(SAC):
             with th.no_grad():
                 best = self.critic.grasp_values(next_features).argmax(1, keepdim=True)
                 next_value = self.critic_target.grasp_values(target_features).float().gather(1, best).squeeze(1)
+                next_value = next_value.clamp(max=self.value_range[1])
                 penalties = batch["grasp_penalties"].squeeze(-1) if "grasp_penalties" in batch else 0.0
                 grasp_target = rewards + penalties + discounts * next_value
             chosen = to_classes(batch["actions"][:, self._grippers]).unsqueeze(1)
@@ -308,6 +317,8 @@ class HybridSAC(SAC):
             raise ValueError(f"{type(self.replay_buffer).__name__} has no place for demonstrations.")
         dataset = channels_first(load_dataset(demonstrations), self.observation_space)
         dataset = with_spaces(dataset, self.observation_space, self.action_space)
+        if not dataset.actions[:, self._continuous].any():
+            raise DatasetError(f"{dataset.source}: nothing is done in these demonstrations, all actions are 0.")
         self.replay_buffer.add_demonstrations(dataset)
         observations = dataset.observations
         if self._vec_normalize_env is not None:

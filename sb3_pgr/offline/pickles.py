@@ -1,6 +1,7 @@
 """Pickled demonstrations of HIL-SERL and its relatives, read without running anything they might hold."""
 
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,111 @@ import numpy as np
 
 from sb3_pgr.offline.dataset import DatasetError
 
-_NUMPY = {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+_DTYPE = re.compile(r"[biufc]\d{1,2}")
+
+
+class _Callable:
+    """Stands in for a name in a pickle: may be called, and nothing else can be done to it."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Any):
+        self._make = make
+
+    def __call__(self, *args: Any) -> Any:
+        return self._make(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it changes what it should only call")
+
+
+class _DType:
+    """A type of plain numbers; numpy's own would take states that make it read memory which is not its."""
+
+    __slots__ = ("_code", "_order")
+
+    def __init__(self, code: Any, *_: Any):
+        if not (isinstance(code, str) and _DTYPE.fullmatch(code)):
+            raise pickle.UnpicklingError(f"it holds arrays of type {code!r}")
+        self._code, self._order = code, "="
+
+    def __setstate__(self, state: Any) -> None:
+        version, order, *rest = state[:5]
+        if version != 3 or order not in ("<", ">", "|", "=") or any(part is not None for part in rest):
+            raise pickle.UnpicklingError("it holds arrays of more than plain numbers")
+        self._order = order
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        return np.dtype(self._order + self._code)
+
+
+class _Array:
+    """What will be an array, put together from its bytes alone."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, *_: Any):
+        self.value = np.zeros(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, in_columns, raw = state
+        self.value = _array(raw, dtype, shape, "F" if in_columns else "C")
+
+
+def _array(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    if not isinstance(dtype, _DType) or not isinstance(raw, bytes | bytearray) or order not in ("C", "F"):
+        raise pickle.UnpicklingError("it holds arrays of objects")
+    return np.frombuffer(bytes(raw), dtype.numpy).reshape(tuple(map(int, shape)), order=order).copy()
+
+
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> _Array:
+    array = _Array()
+    array.value = _array(raw, dtype, shape, order)
+    return array
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """How old protocols write bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it holds text in {encoding!r}")
+    return text.encode("latin1")
+
+
+_KNOWN = {
+    ("numpy", "ndarray"): _Callable(None),
+    ("numpy", "dtype"): _Callable(_DType),
+    ("collections", "OrderedDict"): _Callable(dict),
+    ("_codecs", "encode"): _Callable(_latin1),
 }
-_ALLOWED = _NUMPY | {("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict"), ("_codecs", "encode")}
+for _core in ("core", "_core"):
+    _KNOWN |= {
+        (f"numpy.{_core}.multiarray", "_reconstruct"): _Callable(_Array),
+        (f"numpy.{_core}.multiarray", "scalar"): _Callable(lambda dtype, raw: _array(raw, dtype, (1,), "C")[0]),
+        (f"numpy.{_core}.numeric", "_frombuffer"): _Callable(_from_buffer),
+    }
 
 
 class _NumpyOnly(pickle.Unpickler):
-    """Refuses every name but those that numpy arrays are made of."""
+    """Knows what numpy arrays are made of, by stand-ins, and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not run")
-        return super().find_class(module, name)
+        return _KNOWN[module, name]
+
+
+def _finished(value: Any) -> Any:
+    """With arrays in place of what stood in for them."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _finished(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_finished(part) for part in value)
+    if isinstance(value, _Callable | _DType):
+        raise pickle.UnpicklingError("it holds more than arrays")
+    return value
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -34,7 +125,7 @@ def read_pickle(path: str | Path) -> Any:
     """
     try:
         with open(path, "rb") as file:
-            return _NumpyOnly(file).load()
+            return _finished(_NumpyOnly(file).load())
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # a damaged pickle raises whatever comes first

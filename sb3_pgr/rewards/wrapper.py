@@ -47,5 +47,6 @@ class ClassifierReward(gym.Wrapper):
         info["true_reward"], info["true_success"] = float(np.asarray(reward)), bool(info.get("is_success", False))
         info["is_success"] = info["succeed"] = success
         info["success_probability"] = probability
-        # What ended the episode for another reason than success (something fell off) still does.
-        return obs, float(success), success or (terminated and not info["true_success"]), truncated, info
+        # A success that the classifier has missed still ends the episode, but not the task: its value is bootstrapped.
+        missed = terminated and info["true_success"] and not success
+        return obs, float(success), success or (terminated and not missed), truncated or missed, info

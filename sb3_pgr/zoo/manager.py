@@ -32,10 +32,17 @@ from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
 from sb3_pgr.zoo.offline import is_stand_in
 from sb3_pgr.zoo.rendering import make_render_env
-from sb3_pgr.zoo.run_folder import CHECKPOINTS, VIDEOS, read_run_file, require_writable, resume_point, write_run_file
+from sb3_pgr.zoo.run_folder import (
+    CHECKPOINTS,
+    TRAINING_ONLY,
+    VIDEOS,
+    read_run_file,
+    require_writable,
+    resume_point,
+    write_run_file,
+)
 from sb3_pgr.zoo.scores import SCORES, report_scores
 
-TRAINING_ONLY = ("interventions", "intervention_kwargs")  # arguments of environments: nobody helps in an evaluation
 FINAL_EPISODES, FINAL_ENVS = 100, 10  # of the last evaluation
 
 

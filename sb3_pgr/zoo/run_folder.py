@@ -14,6 +14,7 @@ from sb3_pgr.zoo.errors import UsageError
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 VIDEOS = "videos"
+TRAINING_ONLY = ("interventions", "intervention_kwargs")  # arguments of environments: nobody helps in an evaluation
 
 
 def require_writable(folder: str | Path, free_bytes: int = 200 * 2**20) -> None:

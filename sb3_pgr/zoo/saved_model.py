@@ -17,7 +17,7 @@ from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.errors import ModelError
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import resolve_algorithm
-from sb3_pgr.zoo.run_folder import CHECKPOINTS, find_models, find_runs
+from sb3_pgr.zoo.run_folder import CHECKPOINTS, TRAINING_ONLY, find_models, find_runs
 
 
 @dataclass
@@ -65,7 +65,7 @@ class SavedModel:
         in_checkpoint = self.path.with_name("vecnormalize.pt")
         if in_checkpoint.is_file():
             hyperparams["normalize"] = False
-        env_kwargs = {**own_kwargs, **env_kwargs}
+        env_kwargs = {name: value for name, value in {**own_kwargs, **env_kwargs}.items() if name not in TRAINING_ONLY}
         together = None if "env_wrapper" in hyperparams else sb3_vec_env(env_id, env_kwargs)
         try:
             env = create_test_env(
