@@ -7,6 +7,8 @@ import torch as th
 from commands import run
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
 from sb3_pgr.common.vision import shifted
@@ -180,6 +182,13 @@ def test_one_camera_alone():
     model = HybridSAC("CnnPolicy", One(), setup_mode="single-arm-learned-gripper", **SMALL)
     model.learn(15)
     assert model.predict(model.env.reset())[0].shape == (1, 4)
+
+
+def test_images_under_vec_normalize_are_not_scrambled():
+    """SB3 transposes images outside of VecNormalize, whose original observations then have their channels last."""
+    env = VecNormalize(make_vec_env(lambda: Reach(images=True)), norm_obs_keys=["state"])
+    with pytest.raises(ValueError, match="order of their axes"):
+        HybridSAC("MultiInputPolicy", env, **SMALL).learn(3)
 
 
 def test_names_of_cameras_may_hold_dots():

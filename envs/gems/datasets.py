@@ -10,7 +10,6 @@ from sb3_pgr.envs.gems.users import Users
 
 Act = Callable[[Observed], np.ndarray]  # actions (n_users, latent_dim) in [-1, 1] for observations
 AT_A_TIME = 1_000
-EXTRAS = ("slates", "clicks", "latents", "episode_ids", "timesteps")
 
 
 def record(

@@ -74,7 +74,8 @@ class ObservationLayout:
             else:
                 self.fields[name] = self.fields[next_name] = field
         # Shape of a row of array observations that lie in their record as they come.
-        self.plain_row = None if shared or None not in self.keys else self.names[None][2]
+        is_plain = not shared and None in self.keys and len(self.names[None][2]) != 4  # images are looked at first
+        self.plain_row = self.names[None][2] if is_plain else None
 
     @staticmethod
     def _check_frame_stack(frame_stack: Any, shapes: list[tuple[int, ...]], shared: bool) -> None:
@@ -91,7 +92,9 @@ class ObservationLayout:
         """
         row: list[np.ndarray] = []
         for key, (name, _, shape) in self.names.items():
-            own, following = (np.asarray(part if key is None else part[key]).reshape(shape) for part in (obs, next_obs))
+            own, following = (np.asarray(part if key is None else part[key]) for part in (obs, next_obs))
+            _check_images(shape, own, following)
+            own, following = own.reshape(shape), following.reshape(shape)
             if self.rings:
                 ring = self.rings[name]
                 own, following = (part.astype(ring.dtype, copy=False) for part in (own, following))
@@ -104,7 +107,9 @@ class ObservationLayout:
         """What the fields hold of ``count`` rows, of which the newest ``kept`` stay."""
         rows: dict[str, Any] = {}
         for key, (name, next_name, shape) in self.names.items():
-            own, following = (as_tensor(part if key is None else part[key]).reshape(count, *shape) for part in (obs, next_obs))
+            own, following = (as_tensor(part if key is None else part[key]) for part in (obs, next_obs))
+            _check_images(shape, own, following)
+            own, following = own.reshape(count, *shape), following.reshape(count, *shape)
             if self.rings:
                 ring = self.rings[name]
                 pair = [as_array(part).astype(ring.dtype, copy=False) for part in (own, following)]
@@ -144,6 +149,13 @@ class ObservationLayout:
             raise AttributeError(f"With optimize_memory_usage=True there is no array of {part}; use sample().")
         views = {key: storage.field(field_name(part, key)) for key in self.keys}
         return views[None] if None in views else views
+
+
+def _check_images(row: tuple[int, ...], *parts: Any) -> None:
+    """Images with their axes in another order (SB3's VecNormalize remembers them as they were) must not pass as a reshape."""
+    for part in parts:
+        if len(row) == 4 and tuple(part.shape[-3:]) != row[1:]:
+            raise ValueError(f"images of shape {tuple(part.shape[-3:])} do not fit {row[1:]}: check the order of their axes")
 
 
 def _frame_ring(
