@@ -3,6 +3,7 @@ Makes the datasets of the offline benchmarks: three MuJoCo tasks, each medium, m
 
     python benchmarks/offline_datasets.py                          # all, two tasks at a time; goes on where it was stopped
     python benchmarks/offline_datasets.py --task HalfCheetah-v5
+    python benchmarks/offline_datasets.py --replay                 # medium-replay alone, from the recordings: a minute
 
 One agent a task, a soft actor-critic of this library with two critics: 200 000 steps with one update each, then 150 000 with
 four, whose last policy is the *expert*. The *medium* policy is the first snapshot (there is one every 10 000 steps) that earns
@@ -12,8 +13,10 @@ half of what lies between random actions and the expert, or the last. Then:
 - ``medium``: 200 000 rows of the medium policy, with its own noise;
 - ``medium-expert``: 100 000 rows of the medium policy, 100 000 of the expert.
 
-Files lie in ``build/offline_datasets`` (they are made, not committed). Their 0 and 100 are the mean returns of 100 episodes
-of random actions and of the expert's best actions, stored in each file and in
+Files lie in ``build/offline_datasets`` (they are made, not committed). Training gives other numbers on another processor, so
+what the simulator needs to repeat the first 200 000 steps of our run, states at resets and actions, is committed in
+``benchmarks/data/offline``; ``medium-replay`` is always played back from there, and compared with its fingerprint.
+0 and 100 are the mean returns of 100 episodes of random actions and of the expert's best actions, stored in each file and in
 ``benchmarks/results/offline_datasets.json``, with returns, rows, fingerprints and what was run.
 """
 
@@ -23,13 +26,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from provenance import RESULTS, provenance
 
+RECORDINGS = Path(__file__).parent / "data" / "offline"
 FOLDER = Path(__file__).parents[1] / "build" / "offline_datasets"
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 ROWS, REFERENCE_EPISODES, N_ENVS = 200_000, 100, 4
@@ -37,61 +43,147 @@ MEDIUM_STEPS, EXPERT_STEPS, SNAPSHOT_FREQ = 200_000, 150_000, 10_000
 SEED = 0
 
 
-def agent(task: str, gradient_steps: int) -> Any:
+def agent(env: Any, gradient_steps: int) -> Any:
     from sb3_pgr import REDQ
 
     common = dict(n_critics=2, policy_delay=1, learning_starts=10_000, buffer_size=ROWS * 2, seed=SEED, device="cpu")
-    return REDQ("MlpPolicy", task, gradient_steps=gradient_steps, compile=True, precision="bf16", **common)
+    return REDQ("MlpPolicy", env, gradient_steps=gradient_steps, compile=True, precision="bf16", **common)
 
 
-def train(task: str, phase: str, steps: int, gradient_steps: int, folder: Path) -> Any:
-    """An agent after some steps, exactly resumable; ``<folder>/<phase>_<steps>.zip`` every 10 000 steps."""
+class Recorded(gym.Wrapper):
+    """Keeps what is needed to play everything back: states at resets, and actions."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.states: list[tuple[np.ndarray, np.ndarray]] = []
+        self.starts: list[int] = []
+        self.actions: list[np.ndarray] = []
+
+    def reset(self, **kwargs: Any) -> Any:
+        result = super().reset(**kwargs)
+        data: Any = self.unwrapped.data  # type: ignore[attr-defined]
+        if self.starts and self.starts[-1] == len(self.actions):  # the episode before had no step
+            self.starts.pop(), self.states.pop()
+        self.starts.append(len(self.actions))
+        self.states.append((data.qpos.copy(), data.qvel.copy()))
+        return result
+
+    def step(self, action: np.ndarray) -> Any:
+        self.actions.append(np.array(action, np.float32))
+        return super().step(action)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        whole = [i for i, start in enumerate(self.starts) if start < len(self.actions)]
+        return {
+            "actions": np.stack(self.actions),
+            "starts": np.array([self.starts[i] for i in whole]),
+            "qpos": np.stack([self.states[i][0] for i in whole]),
+            "qvel": np.stack([self.states[i][1] for i in whole]),
+        }
+
+
+def recording(task: str) -> Path:
+    return RECORDINGS / f"{short(task)}-medium-replay.npz"
+
+
+def short(task: str) -> str:
+    return task.split("-")[0].lower()
+
+
+def train_medium(task: str, folder: Path) -> None:
+    """Record the first steps of an agent, with snapshots ``<folder>/medium_<steps>_steps.zip`` and its last state."""
     from stable_baselines3.common.callbacks import CheckpointCallback
 
-    from sb3_pgr.common.callbacks import ResumableCheckpoint
-    from sb3_pgr.common.checkpoint import latest_checkpoint
+    from sb3_pgr.common.checkpoint import save_checkpoint
 
-    model = agent(task, gradient_steps)
-    if phase == "expert":
-        medium = agent(task, 1)
-        checkpoint = ResumableCheckpoint(
-            folder / "medium", SNAPSHOT_FREQ, keep=1, resume_from=latest_checkpoint(folder / "medium")
-        )
-        checkpoint.restore(medium)
-        model.set_parameters(medium.get_parameters())
-        model.replay_buffer, model.num_timesteps = medium.replay_buffer, medium.num_timesteps
-    last = latest_checkpoint(folder / phase)
-    checkpoint = ResumableCheckpoint(folder / phase, SNAPSHOT_FREQ, keep=1, resume_from=last)
-    if last is not None:
+    env = Recorded(gym.make(task))
+    model = agent(env, 1)
+    model.learn(MEDIUM_STEPS, CheckpointCallback(SNAPSHOT_FREQ, str(folder), name_prefix="medium"), log_interval=None)
+    save_checkpoint(model, folder / "medium", keep=1)
+    path = recording(task)
+    if path.exists():
+        print(f"{task}: there is a recording already, {path.name}; it stays.", flush=True)
+        return
+    arrays = env.arrays()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fingerprint = played_back(task, arrays).fingerprint
+    np.savez_compressed(path, fingerprint=np.array(fingerprint), **arrays)  # type: ignore[arg-type]
+
+
+def played_back(task: str, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The dataset of a recording: the same states and actions in the same simulator."""
+    from sb3_pgr import load_dataset
+
+    env = gym.make(task)
+    world: Any = env.unwrapped
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    rows: dict[str, list[Any]] = {name: [] for name in names}
+    ends = [*arrays["starts"][1:], len(arrays["actions"])]
+    for start, end, qpos, qvel in zip(arrays["starts"], ends, arrays["qpos"], arrays["qvel"], strict=True):
+        env.reset()
+        world.set_state(qpos, qvel)
+        obs = world._get_obs()
+        for action in arrays["actions"][start:end]:
+            following, reward, terminated, truncated, _ = env.step(action)
+            for name, value in zip(names, (obs, action, reward, following, terminated, truncated)):
+                rows[name].append(value)
+            obs = following
+        rows["timeouts"][-1] |= not rows["terminals"][-1]  # where the recording ends
+    columns = {name: np.array(values) for name, values in rows.items()}
+    for name in ("observations", "rewards", "next_observations"):
+        columns[name] = columns[name].astype(np.float32)
+    return load_dataset(columns, action_space=env.action_space)
+
+
+def medium_replay(task: str) -> Any:
+    """
+    :raises SystemExit: if the simulator does not repeat the recording
+    """
+    with np.load(recording(task)) as saved:
+        dataset = played_back(task, saved)
+        if dataset.fingerprint != str(saved["fingerprint"]):
+            sys.exit(f"{task}: played back, the recording gives other rows: another version of MuJoCo or Gymnasium?")
+    return dataset
+
+
+def train_expert(task: str, folder: Path) -> Any:
+    """The agent of the medium phase after more steps; exactly resumable."""
+    from sb3_pgr.common.callbacks import ResumableCheckpoint
+    from sb3_pgr.common.checkpoint import latest_checkpoint, load_checkpoint
+
+    model, steps = agent(task, 4), MEDIUM_STEPS + EXPERT_STEPS
+    last = latest_checkpoint(folder / "expert")
+    checkpoint = ResumableCheckpoint(folder / "expert", SNAPSHOT_FREQ, keep=1, resume_from=last)
+    if last is None:
+        medium = latest_checkpoint(folder / "medium")
+        assert medium is not None
+        load_checkpoint(model, medium)
+    else:
         checkpoint.restore(model)
     if model.num_timesteps < steps:
-        snapshots = CheckpointCallback(SNAPSHOT_FREQ, str(folder), name_prefix=phase)
-        first = last is None and phase == "medium"
-        model.learn(steps - model.num_timesteps, [checkpoint, snapshots], log_interval=None, reset_num_timesteps=first)
+        model.learn(steps - model.num_timesteps, checkpoint, log_interval=None, reset_num_timesteps=False)
         checkpoint.save()
     return model
 
 
 def make(task: str) -> None:
-    import gymnasium as gym
     import torch as th
     from stable_baselines3.common.env_util import make_vec_env
 
-    from sb3_pgr import REDQ, load_dataset
+    from sb3_pgr import REDQ
+    from sb3_pgr.common.checkpoint import latest_checkpoint
     from sb3_pgr.common.evaluation import evaluate_episodes
     from sb3_pgr.offline.collection import collect
     from sb3_pgr.offline.dataset import concatenate
-    from sb3_pgr.offline.readers import save_npz
 
     th.set_num_threads(1)
     started, folder = time.time(), FOLDER / task
     folder.mkdir(parents=True, exist_ok=True)
-    name = task.split("-")[0].lower()
     env = make_vec_env(lambda: gym.make(task), N_ENVS)
-    learner = train(task, "medium", MEDIUM_STEPS, 1, folder)
-    replay = load_dataset(learner.replay_buffer)
-    print(f"{task}: medium phase done", flush=True)
-    expert = train(task, "expert", MEDIUM_STEPS + EXPERT_STEPS, 4, folder)
+    if latest_checkpoint(folder / "medium") is None:
+        train_medium(task, folder)
+        print(f"{task}: medium phase done after {(time.time() - started) / 60:.1f} minutes", flush=True)
+    expert = train_expert(task, folder)
     print(f"{task}: expert phase done", flush=True)
     best = float(evaluate_episodes(expert, env, REFERENCE_EPISODES).returns.mean())
     random = collect(env, episodes=REFERENCE_EPISODES, seed=SEED)
@@ -108,7 +200,7 @@ def make(task: str) -> None:
         return collect(env, model, rows=rows, deterministic=False, seed=SEED + rows, metadata={"behaviour": behaviour})
 
     datasets = {
-        "medium-replay": replay,
+        "medium-replay": medium_replay(task),
         "medium": rows_of(medium, ROWS, f"snapshot at step {medium_steps}"),
         "medium-expert": concatenate(
             [rows_of(medium, ROWS // 2, f"snapshot at step {medium_steps}"), rows_of(expert, ROWS // 2, "last policy")], "both"
@@ -116,9 +208,7 @@ def make(task: str) -> None:
     }
     card: dict[str, Any] = {"reference": reference, "returns_of_snapshots": curve, "medium_steps": medium_steps}
     for kind, dataset in datasets.items():
-        metadata = {**dataset.metadata, "reference": reference}
-        path = FOLDER / f"{name}-{kind}.npz"
-        save_npz(replace(dataset, env_id=task, metadata=metadata), path)
+        path = save(dataset, task, kind, reference)
         returns = dataset.episode_returns
         card[kind] = {
             "file": path.name,
@@ -133,6 +223,25 @@ def make(task: str) -> None:
     print(json.dumps(card, indent=1))
 
 
+def save(dataset: Any, task: str, kind: str, reference: dict[str, Any] | None) -> Path:
+    from sb3_pgr.offline.readers import save_npz
+
+    path = FOLDER / f"{short(task)}-{kind}.npz"
+    metadata = dict(dataset.metadata) | ({"reference": reference} if reference else {})
+    save_npz(replace(dataset, env_id=task, metadata=metadata), path)
+    return path
+
+
+def play_back_all() -> None:
+    """Write medium-replay sets from their recordings, with the 0 and 100 of earlier runs where there are any."""
+    results = RESULTS / "offline_datasets.json"
+    cards = json.loads(results.read_text())["tasks"] if results.exists() else {}
+    for task in TASKS:
+        if recording(task).exists():
+            path = save(medium_replay(task), task, "medium-replay", cards.get(task, {}).get("reference"))
+            print(path)
+
+
 def report() -> None:
     cards = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*-v5.json"))}
     if cards:
@@ -144,8 +253,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS)
     parser.add_argument("--jobs", type=int, default=2, help="tasks at a time")
+    parser.add_argument("--replay", action="store_true", help="only play back the recordings")
     args = parser.parse_args()
-    if args.task:
+    if args.replay:
+        play_back_all()
+    elif args.task:
         make(args.task)
     else:
         todo = [task for task in TASKS if not (FOLDER / f"{task}.json").exists()]

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pgr.common.checkpoint import latest_checkpoint
+from sb3_pgr.common.provenance import machine, versions
+from sb3_pgr.common.run_files import CHECKPOINTS, RUN_FILE
 from sb3_pgr.zoo.errors import UsageError
 
-RUN_FILE = "run.json"
-CHECKPOINTS = "checkpoints"
-VIDEOS = "videos"
 TRAINING_ONLY = ("interventions", "intervention_kwargs")  # arguments of environments: nobody helps in an evaluation
 
 
@@ -39,14 +38,13 @@ def require_writable(folder: str | Path, free_bytes: int = 200 * 2**20) -> None:
 def write_run_file(
     run: str | Path, argv: list[str], seed: int, hyperparams: dict[str, Any], dataset_fingerprint: str | None
 ) -> None:
-    """Remember what ``--resume`` needs: the command line, the seed drawn, hyper-parameters, the dataset."""
+    """Remember what ``--resume`` needs (command line, seed drawn, hyper-parameters, dataset), and where the run is done."""
     try:
         stored = json.loads(json.dumps(hyperparams)) if _survives_json(hyperparams) else None
     except TypeError:
         stored = None  # classes among them: they are read again from YAML and the command line
-    text = json.dumps(
-        {"argv": argv, "seed": seed, "hyperparams": stored, "dataset_fingerprint": dataset_fingerprint}, indent=1
-    )
+    content = {"argv": argv, "seed": seed, "hyperparams": stored, "dataset_fingerprint": dataset_fingerprint}
+    text = json.dumps(content | {"machine": machine(), "versions": versions()}, indent=1)
     temporary = Path(run) / f".{RUN_FILE}.writing"
     temporary.write_text(text + "\n")
     os.replace(temporary, Path(run) / RUN_FILE)
