@@ -77,7 +77,7 @@ def test_online_tasks_and_failures(folder):
     }  # fmt: skip
     (folder / "online.yml").write_text(yaml.safe_dump(spec))
     output = run("benchmark", "online.yml", "-o", "online", "--jobs", 2, expect=1, cwd=folder)
-    assert "FAILED: pendulum broken seed 0" in output and "1 of 2 runs" in output
+    assert "failed: pendulum broken seed 0" in output and "1 of 2 runs" in output
     assert "batch_size=-1" in (folder / "online/pendulum/broken/seed_0.log").read_text()
     table = (folder / "online" / "table.md").read_text()
     assert "| pendulum | redq |" in table and "behaviour" not in table

@@ -29,6 +29,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her import HerReplayBuffer
 
+from sb3_pgr.common.run_files import latest_checkpoint, list_checkpoints
 from sb3_pgr.common.state import (
     get_arrays,
     get_vec_normalize,
@@ -77,17 +78,6 @@ def save_checkpoint(model: BaseAlgorithm, folder: str | Path, keep: int = 3) -> 
     for old in list_checkpoints(folder)[: -max(keep, 1)]:
         _remove(old)
     return final
-
-
-def list_checkpoints(folder: str | Path) -> list[Path]:
-    """Complete checkpoints in a folder, oldest first."""
-    return sorted(path for path in Path(folder).glob("step_*") if path.is_dir())
-
-
-def latest_checkpoint(folder: str | Path) -> Path | None:
-    """The newest complete checkpoint in a folder, if there is one."""
-    checkpoints = list_checkpoints(folder)
-    return checkpoints[-1] if checkpoints else None
 
 
 def _remove(checkpoint: Path) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sb3_pgr.common.evaluation import bootstrap_interval, interquartile_mean
-from sb3_pgr.zoo.plots import read_evaluations
-from sb3_pgr.zoo.scores import SCORES
+from sb3_pgr.common.run_files import SCORES
+from sb3_pgr.zoo.plots import read_curve
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Result:
 
 def read_run(task: str, arm: str, seed: int, folder: Path) -> Result:
     """Of its run folder."""
-    return Result(task, arm, seed, json.loads((folder / SCORES).read_text()), read_evaluations(folder))
+    return Result(task, arm, seed, json.loads((folder / SCORES).read_text()), read_curve(folder))
 
 
 def write_report(results: list[Result], output: Path) -> None:

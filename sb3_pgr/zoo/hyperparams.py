@@ -27,25 +27,37 @@ def check_hyperparams(algorithm: type, hyperparams: dict[str, Any], overrides: I
     :param hyperparams: names and values, as read from YAML and ``-params``
     :param overrides: the names that came from ``-params``
     :param source: the YAML file, named in messages
-    :raises UsageError: naming the hyper-parameter, where it stands, and what is accepted
+    :raises UsageError: naming each wrong hyper-parameter, where it stands, and what is accepted
     """
     overrides = set(overrides)
+    problems = [
+        f"{'-params' if name in overrides else source}: {problem}"
+        for name, problem in hyperparam_problems(algorithm, hyperparams)
+    ]
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def hyperparam_problems(algorithm: type, hyperparams: dict[str, Any]) -> list[tuple[str, str]]:
+    """
+    :return: names of those that are wrong, and why
+    """
     parameters = inspect.signature(algorithm).parameters
     accepted = (set(parameters) - GIVEN) | ZOO_KEYS
+    found = []
     for name, value in hyperparams.items():
-        where = "-params" if name in overrides else source
         if name not in accepted:
-            nearest = difflib.get_close_matches(name, accepted, n=1)
-            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-            names = ", ".join(sorted(accepted))
-            raise UsageError(f"{where}: {algorithm.__name__} has no hyper-parameter '{name}'.{hint} Accepted: {names}.")
-        if name in SCHEDULES:
-            _check_schedule(name, value, where)
+            problem = f"{algorithm.__name__} has no hyper-parameter '{name}'." + _instead(name, accepted)
+        elif name in SCHEDULES:
+            problem = _schedule_problem(name, value)
+        elif name in ("n_timesteps", "n_envs"):
+            problem = "" if _is_number(value) else f"{name} must be a number, not {value!r}.{_float_hint(value)}"
         elif name not in EVALUATED | ZOO_KEYS:
-            _check_type(name, value, parameters[name].annotation, where)
-    for name in ("n_timesteps", "n_envs"):
-        if name in hyperparams and not _is_number(hyperparams[name]):
-            raise UsageError(f"{source}: {name} must be a number, not {hyperparams[name]!r}.{_float_hint(hyperparams[name])}")
+            problem = _type_problem(name, value, parameters[name].annotation)
+        else:
+            continue
+        found += [(name, problem)] if problem else []
+    return found
 
 
 def check_keywords(owner: type, keywords: dict[str, Any], name: str) -> None:
@@ -53,8 +65,15 @@ def check_keywords(owner: type, keywords: dict[str, Any], name: str) -> None:
     :param owner: the class whose constructor takes them
     :param keywords: names and values
     :param name: what the user calls this dictionary, e.g. ``policy_kwargs``
-    :raises UsageError: on a keyword that the constructor does not take
+    :raises UsageError: on keywords that the constructor does not take
     """
+    problems = keyword_problems(owner, keywords, name)
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def keyword_problems(owner: type, keywords: dict[str, Any], name: str) -> list[str]:
+    """What ``check_keywords`` would say, one text a keyword."""
     accepted: set[str] = set()
     for base in owner.__mro__:
         if "__init__" in vars(base):
@@ -62,36 +81,41 @@ def check_keywords(owner: type, keywords: dict[str, Any], name: str) -> None:
             accepted |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 break
-    for keyword in keywords:
-        if keyword not in accepted:
-            nearest = difflib.get_close_matches(keyword, accepted, n=1)
-            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-            names = ", ".join(sorted(accepted - {"self", "args"}))
-            raise UsageError(f"{name}: {owner.__name__} has no parameter '{keyword}'.{hint} Accepted: {names}.")
+    known = accepted - {"self", "args"}
+    return [
+        f"{name}: {owner.__name__} has no parameter '{keyword}'." + _instead(keyword, known)
+        for keyword in keywords
+        if keyword not in accepted
+    ]
 
 
-def _check_type(name: str, value: Any, annotation: Any, where: str) -> None:
+def _instead(name: str, accepted: set[str]) -> str:
+    nearest = difflib.get_close_matches(name, accepted, n=1)
+    return (f" Did you mean '{nearest[0]}'?" if nearest else "") + f" Accepted: {', '.join(sorted(accepted))}."
+
+
+def _type_problem(name: str, value: Any, annotation: Any) -> str:
     union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
     allowed = typing.get_args(annotation) if union else (annotation,)
     if not all(kind in PLAIN for kind in allowed):
-        return  # classes, schedules and the like: the constructor decides
+        return ""  # classes, schedules and the like: the constructor decides
     if type(value) in allowed or (type(value) is int and float in allowed):
-        return
+        return ""
     kinds = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
-    raise UsageError(f"{where}: {name} must be {kinds}, not {value!r} ({type(value).__name__}).{_float_hint(value)}")
+    return f"{name} must be {kinds}, not {value!r} ({type(value).__name__}).{_float_hint(value)}"
 
 
-def _check_schedule(name: str, value: Any, where: str) -> None:
+def _schedule_problem(name: str, value: Any) -> str:
     if _is_number(value):
-        return
+        return ""
     prefix, _, number = value.partition("_") if isinstance(value, str) else ("", "", "")
     try:
         if prefix != "lin":
             raise ValueError
         float(number)
     except ValueError:
-        message = f"{where}: {name} must be a number or 'lin_<number>', not {value!r}."
-        raise UsageError(message + _float_hint(value)) from None
+        return f"{name} must be a number or 'lin_<number>', not {value!r}.{_float_hint(value)}"
+    return ""
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ import copy
 import shutil
 import signal
 import sys
+import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from importlib import resources
@@ -25,6 +26,7 @@ from sb3_pgr.common.callbacks import ResumableCheckpoint, VideoCallback
 from sb3_pgr.common.checkpoint import why_not_resumable
 from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
 from sb3_pgr.common.progress_csv import ResumableCSV
+from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
 from sb3_pgr.offline.dataset import OfflineDataset
@@ -35,7 +37,6 @@ from sb3_pgr.zoo.rendering import make_render_env
 from sb3_pgr.zoo.run_folder import (
     CHECKPOINTS,
     TRAINING_ONLY,
-    VIDEOS,
     read_run_file,
     require_writable,
     resume_point,
@@ -336,7 +337,7 @@ def _restore_evaluations(callback: EvalCallback, num_timesteps: int) -> None:
             callback.evaluations_length = saved["ep_lengths"][keep].tolist()
     except UsageError:
         raise
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         damaged = path.with_suffix(".damaged.npz")
         shutil.move(path, damaged)
         print(f"{path} was cut off and cannot be read; it is now {damaged}, and evaluations start afresh.")

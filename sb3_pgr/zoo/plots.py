@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from sb3_pgr.common.run_files import read_evaluations
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import find_runs
@@ -25,9 +26,7 @@ def main() -> None:
     drawn = 0
     for axis, env_id in zip(axes[0], args.envs):
         for algo in args.algos:
-            curves = [
-                curve for run in find_runs(args.log_folder, env_id, algo) if (curve := read_evaluations(run)) is not None
-            ]
+            curves = [curve for run in find_runs(args.log_folder, env_id, algo) if (curve := read_curve(run)) is not None]
             if curves:
                 _draw(axis, algo, curves)
                 drawn += 1
@@ -56,16 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_evaluations(run: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def read_curve(run: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Steps and mean returns of a run's evaluations, if it has a readable file of them."""
     try:
-        with np.load(run / "evaluations.npz") as saved:
-            return saved["timesteps"], saved["results"].mean(axis=1)
-    except FileNotFoundError:
+        evaluations = read_evaluations(run)
+    except ValueError as error:
+        print(f"Left out {run}: its {error}.")
         return None
-    except (OSError, ValueError, KeyError) as error:
-        print(f"Left out {run}: its evaluations.npz cannot be read ({error}).")
-        return None
+    return None if evaluations is None else (evaluations[0], evaluations[1].mean(axis=1))
 
 
 def _draw(axis: plt.Axes, algo: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:

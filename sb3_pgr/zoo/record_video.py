@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.common.video import record_episodes
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.envs.rendering import require_renderer
@@ -10,7 +11,7 @@ from sb3_pgr.zoo.arguments import import_gym_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.rendering import render_kwargs
-from sb3_pgr.zoo.run_folder import VIDEOS, find_models, find_runs
+from sb3_pgr.zoo.run_folder import find_models, find_runs
 from sb3_pgr.zoo.saved_model import add_model_options, chosen_model
 
 

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_pgr.common.evaluation import HELD_OUT_SEED, evaluate_episodes
+from sb3_pgr.common.evaluation import HELD_OUT_SEED, LAST_EVALUATIONS, evaluate_episodes
+from sb3_pgr.common.run_files import SCORES
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.off_policy_evaluation import off_policy_scores
 from sb3_pgr.offline.scores import ReferenceScores, reference_scores
 
-SCORES = "scores.json"
-LAST_EVALUATIONS = 10
 OFF_POLICY_ROWS = 5_000
 
 

@@ -1,0 +1,1 @@
+"""Many runs: what a specification asks for, where they lie, and the engines that do them."""

@@ -1,0 +1,170 @@
+"""The specification of a study: tasks x algorithms x parameter grids x seeds."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_pgr.envs import resolve_env_id
+from sb3_pgr.offline.algorithm import OfflineAlgorithm
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.hyperparams import hyperparam_problems, keyword_problems
+from sb3_pgr.zoo.registry import resolve_algorithm
+from sb3_pgr.zoo.studies.run import FILES, Run
+
+DEFAULTS = {"eval_freq": 10_000, "eval_episodes": 10, "final_episodes": 100, "checkpoint_freq": 10_000, "video_freq": 0}
+REQUIRED = ("tasks", "algorithms", "seeds", "n_timesteps")
+
+
+def load_spec(path: Path) -> dict[str, Any]:
+    """
+    :raises UsageError: listing everything that is wrong with it
+    """
+    try:
+        spec = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {path}.") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from None
+    problems = _problems(spec)
+    if problems:
+        raise UsageError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  - {problem}" for problem in problems)]))
+    return spec
+
+
+def runs_of(spec: dict[str, Any], threads: int = 1) -> list[Run]:
+    """
+    All runs of a specification, seed by seed, so that a cut leaves whole comparisons behind.
+
+    :param spec: without problems
+    :param threads: of each run
+    """
+    spec = DEFAULTS | spec
+    common = ["-n", str(spec["n_timesteps"]), "--num-threads", str(threads), "--verbose", "0"]
+    for name in DEFAULTS:
+        common += [f"--{name.replace('_', '-')}", str(spec[name])]
+    runs = []
+    for seed in spec["seeds"]:
+        for arm, settings in arms_of(spec["algorithms"]).items():
+            settings = dict(settings)
+            algo = settings.pop("algo")
+            files = {name: settings.pop(name) for name in FILES if name in settings}
+            params = [f"{name}:{value!r}" for name, value in settings.items()]
+            for task, where in spec["tasks"].items():
+                arguments = ["--algo", algo, *_flags(_place(where) | files), *common]
+                runs.append(Run(task, arm, seed, (*arguments, *(["-params", *params] if params else []))))
+    return runs
+
+
+def arms_of(algorithms: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by name of the arm, ``algo`` among them; each combination of a ``grid`` is an arm of its own."""
+    arms = {}
+    for arm, settings in algorithms.items():
+        settings = {"algo": arm} | (settings or {})
+        grid = settings.pop("grid", {})
+        for values in itertools.product(*grid.values()):
+            chosen = dict(zip(grid, values))
+            name = "_".join([arm, *(f"{key}={value}" for key, value in chosen.items())])
+            arms[name.replace("/", "-").replace(" ", "")] = settings | chosen
+    return arms
+
+
+def _problems(spec: Any) -> list[str]:
+    if not isinstance(spec, dict):
+        return ["it must be a mapping"]
+    known = {*DEFAULTS, *REQUIRED}
+    found = [f"unknown key '{key}'; there are {', '.join(sorted(known))}" for key in spec.keys() - known]
+    found += [f"{key} is missing" for key in REQUIRED if not spec.get(key)]
+    seeds = spec.get("seeds") or []
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
+        found.append(f"seeds must be a list of different whole numbers, not {seeds!r}")
+    for key in ("n_timesteps", *DEFAULTS):
+        least = 0 if key in ("checkpoint_freq", "video_freq") else 1
+        if key in spec and (type(spec[key]) is not int or spec[key] < least):
+            found.append(f"{key} must be a whole number of at least {least}, not {spec[key]!r}")
+    tasks, algorithms = spec.get("tasks") or {}, spec.get("algorithms") or {}
+    for name, value in (("tasks", tasks), ("algorithms", algorithms)):
+        if not isinstance(value, dict):
+            return [*found, f"{name} must be a mapping, not {value!r}"]
+    offline: set[bool] = set()
+    for arm, settings in algorithms.items():
+        found += [f"algorithms: {arm}: {problem}" for problem in _arm_problems(arm, settings, offline)]
+    for task, where in tasks.items():
+        found += [f"tasks: {task}: {problem}" for problem in _task_problems(where, offline)]
+    return found
+
+
+def _arm_problems(arm: str, settings: Any, offline: set[bool]) -> list[str]:
+    if settings is not None and not isinstance(settings, dict):
+        return [f"must be a mapping of settings, not {settings!r}"]
+    grid = (settings or {}).get("grid", {})
+    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+        return [f"grid must be a mapping of lists of values, not {grid!r}"]
+    try:
+        algorithm = resolve_algorithm((settings or {}).get("algo", arm))
+    except UsageError as error:
+        return [str(error)]
+    offline.add(issubclass(algorithm, OfflineAlgorithm))
+    found: list[str] = []
+    for chosen in arms_of({arm: settings}).values():
+        chosen = {name: value for name, value in chosen.items() if name != "algo"}
+        problems = [text for _, text in hyperparam_problems(algorithm, chosen)]
+        problems += [f"{name} must be finite numbers, not {value!r}" for name, value in chosen.items() if _not_finite(value)]
+        policies = algorithm.policy_aliases
+        policy = policies.get(chosen.get("policy", "MlpPolicy"))
+        if "policy" in chosen and policy is None:
+            problems.append(f"there is no policy {chosen['policy']!r}; there are {', '.join(policies)}")
+        if policy is not None and isinstance(chosen.get("policy_kwargs"), dict):
+            problems += keyword_problems(policy, chosen["policy_kwargs"], "policy_kwargs")
+        demonstrations = chosen.get("demonstrations")
+        if demonstrations is not None and not Path(str(demonstrations)).exists():
+            problems.append(f"there is no file {demonstrations}")
+        found += [problem for problem in problems if problem not in found]
+    return found
+
+
+def _not_finite(value: Any) -> bool:
+    """Whether there is a NaN or an infinity in it, which a command line cannot hand on."""
+    if isinstance(value, dict | list):
+        return any(_not_finite(part) for part in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _task_problems(where: Any, offline: set[bool]) -> list[str]:
+    where = _place(where)
+    if not isinstance(where, dict) or not where or where.keys() - {"dataset", "env"}:
+        return [f"must be an environment id, or a mapping of dataset and env, not {where!r}"]
+    found = []
+    if "env" in where:
+        try:
+            resolve_env_id(where["env"])
+        except Exception as error:
+            found.append(str(error))
+    if "dataset" in where:
+        found += _dataset_problems(str(where["dataset"]))
+    if "dataset" in where and False in offline:
+        found.append("it is a dataset, but not all algorithms learn from one")
+    if "dataset" not in where and True in offline:
+        found.append("it has no dataset, but some algorithms learn from one")
+    return found
+
+
+def _dataset_problems(name: str) -> list[str]:
+    if Path(name).exists():
+        return []
+    if Path(name).suffix:
+        return [f"there is no file {name}"]
+    import minari
+
+    known = minari.list_local_datasets()
+    return [] if name in known else [f"{name} is neither a file nor a Minari dataset on this machine"]
+
+
+def _place(where: Any) -> Any:
+    return {"env": where} if isinstance(where, str) else where
+
+
+def _flags(options: dict[str, Any]) -> list[str]:
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]

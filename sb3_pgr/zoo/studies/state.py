@@ -1,0 +1,58 @@
+"""Who works on a run, since when and with what outcome: one small file a run, which every engine keeps."""
+
+import os
+import secrets
+import socket
+import time
+from typing import Any
+
+from sb3_pgr.zoo.studies.run import Run
+from sb3_pgr.zoo.studies.storage import Storage
+
+STOP = "stop"  # a file of this name asks every engine that works there to save and stop
+BEAT_SECONDS = 5.0
+LOST_SECONDS = 90.0  # without a beat, whoever worked on a run is taken for dead
+
+
+def claim(storage: Storage, run: Run) -> str:
+    """Begin an attempt, whoever else has begun one before; returns the token that it is known by."""
+    token, now = secrets.token_hex(8), time.time()
+    before = (read_state(storage, run) or {}).get("attempts", [])
+    this = {"token": token, "node": socket.gethostname(), "pid": os.getpid(), "started": now, "outcome": None}
+    storage.write_json(_name(run), {"state": "running", "token": token, "beat": now, "attempts": [*before, this]})
+    return token
+
+
+def beat(storage: Storage, run: Run, token: str, timesteps: int | None = None) -> bool:
+    """
+    Say that the attempt is alive.
+
+    :param timesteps: that the run has reached, for whoever asks
+    :return: whether the run is still this attempt's: another may have taken it over
+    """
+    state = read_state(storage, run)
+    if state is None or state.get("token") != token:
+        return False
+    storage.write_json(_name(run), state | {"beat": time.time(), "timesteps": timesteps})
+    return True
+
+
+def close(storage: Storage, run: Run, token: str, outcome: str) -> None:
+    """End an attempt: finished, failed or stopped. Without effect if another has taken the run over."""
+    state = read_state(storage, run)
+    if state is None or state.get("token") != token:
+        return
+    state["attempts"][-1] |= {"ended": time.time(), "outcome": outcome}
+    storage.write_json(_name(run), state | {"state": outcome, "beat": time.time()})
+
+
+def read_state(storage: Storage, run: Run) -> dict[str, Any] | None:
+    """What is known of a run; None if nobody has begun it."""
+    state = storage.read_json(_name(run))
+    if state is not None and state["state"] == "running" and time.time() - state["beat"] > LOST_SECONDS:
+        state["state"] = "lost"
+    return state
+
+
+def _name(run: Run) -> str:
+    return f"{run.path}.state.json"

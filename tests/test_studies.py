@@ -1,0 +1,306 @@
+"""Studies: specifications, storage, who works on what, and machines that die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+import yaml
+from commands import command, run
+
+from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.registry import register
+from sb3_pgr.zoo.studies import attempt, state
+from sb3_pgr.zoo.studies.run import Run
+from sb3_pgr.zoo.studies.spec import arms_of, load_spec, runs_of
+from sb3_pgr.zoo.studies.storage import Storage, StorageError
+
+ROOT = Path(__file__).parents[1]
+RUN = Run("dmc/x-v0", "redq", 3, ("--algo", "redq"))
+SPEC = {
+    "tasks": {"pendulum": "Pendulum-v1"},
+    "algorithms": {"redq": {"learning_starts": 50, "gradient_steps": 1, "policy_kwargs": {"net_arch": [8]}}},
+    "seeds": [0],
+    "n_timesteps": 200,
+    "eval_freq": 200,
+    "eval_episodes": 1,
+    "final_episodes": 1,
+}
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request, tmp_path):
+    yield Storage(str(tmp_path / "study") if request.param == "local" else "memory://study")
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_grids_are_arms_of_their_own():
+    arms = arms_of(
+        {"td3_bc": {"grid": {"alpha": [1.0, 2.5], "tau": [0.1]}, "gamma": 0.9}, "bold": {"algo": "iql"}, "bc": None}
+    )
+    assert arms == {
+        "td3_bc_alpha=1.0_tau=0.1": {"algo": "td3_bc", "gamma": 0.9, "alpha": 1.0, "tau": 0.1},
+        "td3_bc_alpha=2.5_tau=0.1": {"algo": "td3_bc", "gamma": 0.9, "alpha": 2.5, "tau": 0.1},
+        "bold": {"algo": "iql"},
+        "bc": {"algo": "bc"},
+    }
+
+
+def test_runs_of_a_specification():
+    spec = SPEC | {"seeds": [0, 1], "algorithms": {"hybrid_sac": {"demonstrations": "d.npz", "gamma": 0.9}}}
+    first, second = runs_of(spec, threads=3)
+    assert (first.path, second.path) == ("pendulum/hybrid_sac/seed_0", "pendulum/hybrid_sac/seed_1")
+    text = " ".join(first.arguments)
+    assert "--env Pendulum-v1 --demonstrations d.npz -n 200 --num-threads 3" in text and text.endswith("-params gamma:0.9")
+
+
+def test_all_that_is_wrong_with_an_arm_is_said(tmp_path):
+    register()
+    wrong = {
+        "redq": {"gama": 0.9, "n_critics": "ten", "policy_kwargs": {"net_arc": [8]}, "policy": "Mlp"},
+        "sac": {"grid": {"tau": 0.5}},
+        "td3": {"grid": {"tau": [0.1, "much"]}},
+        "dqn": 3,
+        "hybrid_sac": {"demonstrations": "nowhere.npz"},
+    }
+    (tmp_path / "wrong.yml").write_text(
+        yaml.safe_dump(SPEC | {"algorithms": wrong, "tasks": {"d": {"dataset": "no/such-v0"}}})
+    )
+    with pytest.raises(UsageError) as caught:
+        load_spec(tmp_path / "wrong.yml")
+    expected = ["'gama'", "n_critics must be", "no policy 'Mlp'", "sac: grid must be", "'much'", "dqn: must be a mapping"]
+    for message in [*expected, "no file nowhere.npz", "no/such-v0 is neither"]:
+        assert message in str(caught.value), message
+    wrong = {"redq": {"policy_kwargs": {"net_arc": [8]}}}
+    (tmp_path / "wrong.yml").write_text(yaml.safe_dump(SPEC | {"algorithms": wrong}))
+    with pytest.raises(UsageError, match="no parameter 'net_arc'"):
+        load_spec(tmp_path / "wrong.yml")
+
+
+def test_storage(storage, tmp_path):
+    storage.check()
+    assert storage.files() == [] and storage.read_json("a.json") is None
+    (tmp_path / "file").write_bytes(b"content")
+    storage.put(tmp_path / "file", "x/y/file")
+    storage.write_json("x/a.json", {"b": 1})
+    assert storage.files() == ["x/a.json", "x/y/file"] and storage.files("x/y") == ["x/y/file"]
+    assert storage.read_json("x/a.json") == {"b": 1} and storage.exists("x/y/file") and not storage.exists("x/z")
+    storage.get("x/y/file", tmp_path / "back" / "file")
+    assert (tmp_path / "back" / "file").read_bytes() == b"content"
+    storage.remove("x/y")
+    storage.remove("x/y")
+    assert storage.files() == ["x/a.json"]
+    with pytest.raises(FileNotFoundError):
+        storage.put(tmp_path / "nothing", "x/nothing")
+
+
+def test_storage_that_does_not_answer(tmp_path):
+    class Silent(fsspec.AbstractFileSystem):
+        protocol = "silent"
+
+        def pipe_file(self, path, value, **kwargs):
+            time.sleep(5)
+
+    fsspec.register_implementation("silent", Silent, clobber=True)
+    started = time.time()
+    with pytest.raises(StorageError, match="no answer within 0 seconds"):
+        Storage("silent://x").check(seconds=0.2)
+    assert time.time() - started < 2
+    with pytest.raises(StorageError, match="nosuch"):
+        Storage("nosuch://x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be used: FileExists"):
+        Storage(str(tmp_path / "file")).check()
+
+
+def test_a_network_that_fails_now_and_then(monkeypatch):
+    storage, pauses, failures = Storage("memory://study"), [], [OSError("gone"), OSError("gone")]
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    write = storage.fs.pipe_file
+
+    def unreliable(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(storage.fs, "pipe_file", unreliable)
+    storage.write_json("a.json", {})
+    assert storage.read_json("a.json") == {} and len(pauses) == 2
+    failures += [OSError("gone")] * 10
+    with pytest.raises(OSError, match="gone"):
+        storage.write_json("a.json", {})
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_only_one_attempt_owns_a_run(storage, monkeypatch):
+    first = state.claim(storage, RUN)
+    assert state.beat(storage, RUN, first, 1_000) and state.read_state(storage, RUN)["timesteps"] == 1_000
+    second = state.claim(storage, RUN)
+    assert not state.beat(storage, RUN, first) and state.beat(storage, RUN, second)
+    state.close(storage, RUN, first, "finished")  # too late
+    assert state.read_state(storage, RUN)["state"] == "running"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * state.LOST_SECONDS)
+    assert state.read_state(storage, RUN)["state"] == "lost"
+    state.close(storage, RUN, second, "finished")
+    known = state.read_state(storage, RUN)
+    assert known["state"] == "finished" and [it["outcome"] for it in known["attempts"]] == [None, "finished"]
+
+
+def make_checkpoint(copy, step, content="weights"):
+    folder = copy.folder / "redq/x-v0_1/checkpoints" / f"step_{step:012d}"
+    folder.mkdir(parents=True)
+    for name in ("manifest.json", "model.zip"):
+        (folder / name).write_text(f"{content} {step}")
+
+
+def test_what_another_machine_finds(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "SETTLED_SECONDS", -1.0)
+    here = attempt.RunCopy(storage, RUN, tmp_path / "here")
+    run_folder = here.folder / "redq/x-v0_1"
+    make_checkpoint(here, 100)
+    for name in ("run.json", "progress.csv", "scores.json", ".writing-scores.json"):
+        (run_folder / name).write_text(name)
+    here.log.write_text("log")
+    here.upload()
+    names = [name.rsplit("/", 1)[1] for name in storage.files()]
+    assert sorted(names) == ["manifest.json", "model.zip", "progress.csv", "run.json", "seed_3.log"]  # scores come at the end
+
+    make_checkpoint(here, 200)
+    order = []
+    put = storage.put
+    monkeypatch.setattr(storage, "put", lambda local, name: (order.append(name.rsplit("/", 1)[1]), put(local, name)))
+    (run_folder / "progress.csv").write_text("more")
+    here.upload()
+    assert order == ["progress.csv", "model.zip", "manifest.json"]  # what has not changed stays
+    assert not storage.exists(f"{RUN.path}/redq/x-v0_1/checkpoints/step_000000000100")
+
+    def die_before_manifest(local, name):
+        if name.endswith("step_000000000300/manifest.json"):
+            raise InterruptedError
+        put(local, name)
+
+    make_checkpoint(here, 300)
+    monkeypatch.setattr(storage, "put", die_before_manifest)
+    with pytest.raises(InterruptedError):
+        here.upload()
+    assert storage.exists(f"{RUN.path}/redq/x-v0_1/checkpoints/step_000000000300/model.zip")
+    monkeypatch.setattr(storage, "put", put)
+    there = attempt.RunCopy(storage, RUN, tmp_path / "there")
+    there.download()
+    checkpoints = sorted(path.name for path in (there.folder / "redq/x-v0_1/checkpoints").iterdir())
+    assert checkpoints == ["step_000000000200"] and there.log.read_text() == "log"
+    assert (there.folder / "redq/x-v0_1/progress.csv").read_text() == "more"
+
+    here.upload(final=True)
+    assert storage.exists(f"{RUN.path}/redq/x-v0_1/scores.json")
+
+
+def test_files_that_are_being_written_are_left_for_later(tmp_path):
+    storage = Storage(str(tmp_path / "study"))
+    copy = attempt.RunCopy(storage, RUN, tmp_path / "here")
+    copy.folder.mkdir(parents=True)
+    (copy.folder / "best_model.zip").write_text("half")
+    copy.log.write_text("")
+    copy.upload()
+    assert storage.files() == [RUN.log]
+    copy.upload(final=True)
+    assert f"{RUN.path}/best_model.zip" in storage.files()
+
+
+def test_a_run_that_was_taken_over_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "POLL_SECONDS", 0.05)
+    storage = Storage(str(tmp_path / "study"))
+    copy = attempt.RunCopy(storage, RUN, tmp_path / "here")
+    token = state.claim(storage, RUN)
+    state.claim(storage, RUN)
+    training = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert attempt._follow(training, storage, RUN, token, copy) == "taken over"
+    finally:
+        training.kill()
+
+
+def test_training_dies_with_its_machine():
+    program = (
+        "import subprocess, sys, time\nfrom sb3_pgr.zoo.studies.attempt import _end_with_parent\n"
+        "child = subprocess.Popen(['sleep', '60'], preexec_fn=_end_with_parent)\nprint(child.pid, flush=True)\ntime.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.time() + 10
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text() and time.time() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's help is Linux's")
+def test_light_to_import():
+    program = "import sys, sb3_pgr.zoo.studies.attempt; print('torch' in sys.modules, 'rl_zoo3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
+
+
+def test_status_stop_resume(tmp_path):
+    (tmp_path / "long.yml").write_text(
+        yaml.safe_dump(SPEC | {"n_timesteps": 20_000, "eval_freq": 10_000, "checkpoint_freq": 200})
+    )
+    assert "is no study" in run("benchmark", "status", "out", expect=2, cwd=tmp_path)
+    process = subprocess.Popen(command("benchmark", "long.yml", "-o", "out"), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("out/**/manifest.json")) and time.time() < deadline:
+        time.sleep(0.2)
+    assert "running" in run("benchmark", "status", "out", cwd=tmp_path)
+    assert "resume" in run("benchmark", "stop", "out", cwd=tmp_path)
+    assert process.wait(timeout=120) == 130
+    status = run("benchmark", "status", "out", cwd=tmp_path)
+    assert "stopped" in status and "1 stopped of 1 runs" in status and "steps" in status
+
+    study = json.loads((tmp_path / "out/study.json").read_text())
+    log = (tmp_path / "out/pendulum/redq/seed_0.log").read_text()
+    assert "Interrupted at step" in log and study["options"]["engine"] == "local"
+    again = subprocess.Popen(command("benchmark", "resume", "out"), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while "Resuming from" not in (tmp_path / "out/pendulum/redq/seed_0.log").read_text() and time.time() < deadline:
+        time.sleep(0.2)
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(timeout=120) == 130
+    assert "attempt 2" in run("benchmark", "status", "out", cwd=tmp_path)
+
+
+def test_a_cluster_that_is_not_there(tmp_path):
+    (tmp_path / "spec.yml").write_text(yaml.safe_dump(SPEC))
+    started = time.time()
+    output = run("benchmark", "spec.yml", "--engine", "ray", "--address", "127.0.0.1:1", expect=2, cwd=tmp_path)
+    assert "No Ray cluster at 127.0.0.1:1" in output and "Traceback" not in output and time.time() - started < 60
+    output = run("benchmark", "spec.yml", "--engine", "ray", "--storage", "nosuch://x", expect=2, cwd=tmp_path)
+    assert "Storage nosuch://x" in output
+    assert "--storage is for" in run("benchmark", "spec.yml", "--storage", "elsewhere", expect=2, cwd=tmp_path)
+
+
+def test_a_node_of_a_cluster_dies(tmp_path):
+    script = ROOT / "benchmarks" / "cluster_failures.py"
+    arguments = [
+        "--runs",
+        "4",
+        "--kills",
+        "1",
+        "--steps",
+        "2000",
+        "--work",
+        tmp_path / "w",
+        "--output",
+        tmp_path / "result.json",
+    ]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["all_finished_once_with_the_same_weights"] and result["runs_that_lost_their_node"] >= 1
