@@ -11,6 +11,7 @@ VERBS = {
     "plots": "draw learning curves of runs",
     "list_envs": "print the environments",
     "benchmark": "run tasks x algorithms x seeds, and draw the table",
+    "report": "write one HTML page about many runs",
     "export": "write a trained policy as one ONNX or TorchScript file",
     "diagnose": "draw what the generator of a run did at each refit",
     "collect": "record a dataset with a trained agent, or with random actions",
@@ -44,7 +45,7 @@ def run(verb: str) -> None:
         command = importlib.import_module(f"sb3_pgr.zoo.{verb}")
         errors = importlib.import_module("sb3_pgr.zoo.errors")
     except ModuleNotFoundError as error:
-        if error.name not in ("rl_zoo3", "optuna", "pandas", "matplotlib"):
+        if error.name not in ("rl_zoo3", "optuna", "pandas", "matplotlib", "plotly", "rliable"):
             raise
         sys.exit(f"sb3-pgr: '{verb}' needs RL Baselines3 Zoo. Install it with: pip install 'sb3_pgr[zoo]'")
     errors.entry_point(command.main)

@@ -28,7 +28,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    expected = {name for name in tracked if re.fullmatch(r"sb3_pgr/.*\.py|sb3_pgr/py\.typed", name)}
+    expected = {name for name in tracked if re.fullmatch(r"sb3_pgr/.*\.(py|jinja|js|css)|sb3_pgr/py\.typed", name)}
     for folder in ("envs", "zoo_configs"):
         expected |= {f"sb3_pgr/{name}" for name in tracked if re.fullmatch(rf"{folder}/.*\.(py|yml|xml)", name)}
     assert packed == expected

@@ -7,6 +7,7 @@ import numpy as np
 
 RUN_FILE, SCORES, EVALUATIONS, PROGRESS = "run.json", "scores.json", "evaluations.npz", "progress.csv"
 CHECKPOINTS, VIDEOS = "checkpoints", "videos"
+ARGUMENTS = "arguments.json"  # what ``benchmark`` leaves in the folder of a run before it starts it
 
 
 def read_evaluations(run: Path) -> tuple[np.ndarray, np.ndarray] | None:

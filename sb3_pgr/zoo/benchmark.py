@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sb3_pgr.common.run_files import CHECKPOINTS
+from sb3_pgr.common.run_files import ARGUMENTS, CHECKPOINTS
 from sb3_pgr.zoo.benchmark_report import read_run, write_report
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register
 from sb3_pgr.zoo.studies.cluster import run_on_cluster, share_inputs
 from sb3_pgr.zoo.studies.local import alone, run_here
-from sb3_pgr.zoo.studies.run import ARGUMENTS, Run, is_finished, run_folder
+from sb3_pgr.zoo.studies.run import Run, is_finished, run_folder
 from sb3_pgr.zoo.studies.spec import load_spec, runs_of
 from sb3_pgr.zoo.studies.state import STOP, read_state
 from sb3_pgr.zoo.studies.storage import Storage, StorageError

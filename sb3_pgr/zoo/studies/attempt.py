@@ -81,9 +81,9 @@ def _follow(training: subprocess.Popen[bytes], storage: Storage, run: Run, token
                 if not beat(storage, run, token, timesteps(newest_checkpoint(copy.folder))):
                     return "taken over"
                 copy.upload()
-            if not stopping and storage.exists(STOP):
-                stopping = time.time()
-                training.send_signal(signal.SIGINT)
+                if not stopping and storage.exists(STOP):
+                    stopping = time.time()
+                    training.send_signal(signal.SIGINT)
             if stopping and time.time() - stopping > GRACE_SECONDS:
                 training.kill()
             continue

@@ -6,9 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_pgr.common.run_files import CHECKPOINTS, RUN_FILE, SCORES, latest_checkpoint
+from sb3_pgr.common.run_files import ARGUMENTS, CHECKPOINTS, RUN_FILE, SCORES, latest_checkpoint
 
-ARGUMENTS = "arguments.json"
 FILES = ("dataset", "demonstrations")  # options of ``train`` that name what a run reads
 
 
