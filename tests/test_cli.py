@@ -69,7 +69,12 @@ def test_enjoy_and_plots(trained):
     output = trained / "curve.png"
     run("-a", "redq", "-e", "dmc/cartpole-swingup-v0", "-f", trained, "-o", output, module="sb3_pgr.plots")
     assert output.stat().st_size > 5_000
-    assert "no evaluations" in run("plots", "-a", "sac", "-e", "Pendulum-v1", "-f", trained, expect=2)
+    columns = ["--columns", "evaluation return", "train/critic_loss"]
+    run("plots", "-a", "redq", "-e", "dmc/cartpole-swingup-v0", "-f", trained, "-o", trained / "both.png", *columns)
+    assert (trained / "both.png").stat().st_size > output.stat().st_size
+    assert "no evaluation return" in run("plots", "-a", "sac", "-e", "Pendulum-v1", "-f", trained, expect=2)
+    nothing = run("plots", "-a", "redq", "-e", "dmc/cartpole-swingup-v0", "-f", trained, "--columns", "train/los", expect=2)
+    assert "no train/los" in nothing and "progress.csv" in nothing
 
 
 def test_buffer_by_dotted_name(tmp_path):

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
 from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.encoders import HybridExtractor
+from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.hybrid_sac.grippers import gripper_indices, to_classes, to_values
 from sb3_pgr.offline import DatasetError, load_dataset
 
@@ -369,3 +370,24 @@ def test_by_command(tmp_path):
 def test_by_command_wrongly(arguments, message, tmp_path):
     output = run(*arguments, expect=2, cwd=tmp_path)
     assert message in output and "Traceback" not in output
+
+
+def test_what_the_operator_sees():
+    log = EpisodeLog(2, window=3)
+    assert log.summary() == {}
+    helped, alone = {"intervene_action": np.zeros(3)}, {}
+    for _ in range(3):
+        log.step(np.array([False, False]), [helped, alone])
+    log.step(np.array([True, False]), [alone | {"is_success": True}, alone])  # 4 steps, 3 of them taken over
+    assert log.summary() == {"intervention_rate": 0.75, "cycle_steps": 4.0}
+    log.step(np.array([False, True]), [alone, alone])  # 5 steps without success
+    assert log.summary() == {"intervention_rate": 3 / 9, "cycle_steps": 4.0}
+    for _ in range(3):
+        log.step(np.array([True, False]), [alone, alone])
+    assert log.summary() == {"intervention_rate": 0.0}
+
+
+def test_interventions_are_logged():
+    model = HybridSAC("MlpPolicy", Reach(teacher_from=15), setup_mode="single-arm-learned-gripper", **SMALL)
+    model.learn(80, log_interval=1)
+    assert model._episode_log.summary() == {"intervention_rate": 0.25}

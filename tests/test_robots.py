@@ -112,12 +112,23 @@ def test_pushed_away_is_failure(pick_cube):
         (dict(reward="none"), "reward='none'"),
         (dict(image_size=8), "image_size=8"),
         (dict(render_mode="human"), "render_mode='human'"),
+        (dict(render_camera="roof"), "render_camera='roof'"),
     ],
     ids=str,
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         PickCube(**arguments)
+
+
+def test_cameras_side_by_side():
+    env = PickCube(render_mode="rgb_array", render_camera="all")
+    env.reset(seed=0)
+    both = env.render()
+    assert both.shape == (256, 512, 3) and both[:, :256].std() > 1 and both[:, 256:].std() > 1
+    env._shown = ["front"]
+    assert np.array_equal(env.render(), both[:, :256])
+    env.close()
 
 
 @pytest.mark.parametrize("action", [np.zeros(3), np.full(4, np.nan), np.zeros((1, 4))], ids=["short", "nan", "batched"])

@@ -30,6 +30,7 @@ class RobotTask(gym.Env):
     :param image_size: side of the images, in pixels
     :param reward: ``"sparse"`` (1 on success) or ``"dense"``
     :param render_mode: ``"rgb_array"`` or None
+    :param render_camera: what ``render`` shows: a camera (a name of its image in observations), or ``"all"`` side by side
     :raises ValueError: on an unknown choice
     :raises ModuleNotFoundError: without gym-hil
     """
@@ -46,12 +47,14 @@ class RobotTask(gym.Env):
         image_size: int = 64,
         reward: str = "sparse",
         render_mode: str | None = None,
+        render_camera: str = "front",
     ):
         for name, value, known in (
             ("gripper", gripper, GRIPPERS),
             ("observations", observations, OBSERVATIONS),
             ("reward", reward, REWARDS),
             ("render_mode", render_mode, (None, "rgb_array")),
+            ("render_camera", render_camera, (*self.cameras, "all")),
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(str, known))}.")
@@ -60,6 +63,7 @@ class RobotTask(gym.Env):
         if observations == "images" or render_mode is not None:
             require_renderer()
         self.gripper, self.reward, self.render_mode, self.image_size = gripper, reward, render_mode, image_size
+        self._shown = list(self.cameras.values()) if render_camera == "all" else [self.cameras[render_camera]]
         self.model = self._scene().compile()
         self.data = mujoco.MjData(self.model)
         low, high = map(np.array, self.bounds)
@@ -176,8 +180,8 @@ class RobotTask(gym.Env):
         return self._renderers[size].render().copy()
 
     def render(self) -> np.ndarray | None:
-        """The front camera's view, ``(256, 256, 3)``."""
-        return None if self.render_mode is None else self._picture("front", _VIDEO)
+        """The views of ``render_camera``, side by side ``(256, 256 n, 3)``."""
+        return None if self.render_mode is None else np.hstack([self._picture(camera, _VIDEO) for camera in self._shown])
 
     def close(self) -> None:
         for renderer in self._renderers.values():

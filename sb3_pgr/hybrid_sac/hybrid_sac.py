@@ -22,6 +22,7 @@ from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import apply_gradients, gradients_of, set_learning_rate
 from sb3_pgr.common.vision import shifted
+from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.hybrid_sac.grippers import gripper_indices as indices_of
 from sb3_pgr.hybrid_sac.grippers import to_classes, to_values
 from sb3_pgr.hybrid_sac.policies import CnnPolicy, HybridCritic, HybridPolicy, MlpPolicy, MultiInputPolicy
@@ -195,6 +196,7 @@ class HybridSAC(SAC):
         super()._setup_model()
         self._continuous, self._grippers = list(self.policy.continuous_indices), list(self.policy.gripper_indices)
         self._image_keys = _image_keys(self.observation_space) if self.augmentation else []
+        self._episode_log = EpisodeLog(self.n_envs, self._stats_window_size)
         self._engine = UpdateEngine(self.device, self.compile, self.precision)
         self._compute_losses = self._engine.wrap(self._losses)
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
@@ -383,7 +385,13 @@ class HybridSAC(SAC):
     ) -> None:
         check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
         self._observe(new_obs)
+        self._episode_log.step(dones, infos)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def dump_logs(self) -> None:
+        for name, value in self._episode_log.summary().items():
+            self.logger.record(f"rollout/{name}", value)
+        super().dump_logs()
 
     def learn(
         self: SelfHybridSAC,
@@ -397,7 +405,7 @@ class HybridSAC(SAC):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        engine = ["_engine", "_compute_losses", "_critic_parameters", "_target_parameters"]
+        engine = ["_episode_log", "_engine", "_compute_losses", "_critic_parameters", "_target_parameters"]
         return super()._excluded_save_params() + engine
 
 

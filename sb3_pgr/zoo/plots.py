@@ -1,6 +1,7 @@
-"""``plots``: learning curves from the evaluations of runs, one colour an algorithm, averaged over its runs."""
+"""``plots``: learning curves of runs, one colour an algorithm, averaged over its runs."""
 
 import argparse
+import csv
 from pathlib import Path
 
 import matplotlib
@@ -10,35 +11,41 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sb3_pgr.common.run_files import read_evaluations
+from sb3_pgr.common.progress_csv import TIMESTEPS
+from sb3_pgr.common.run_files import PROGRESS, read_evaluations
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import find_runs
 
+EVALUATION = "evaluation return"
+
 
 def main() -> None:
-    """Draw one panel an environment; line: mean over runs; band: lowest to highest run."""
+    """Draw a column an environment and a row a value; line: mean over runs; band: lowest to highest run."""
     register()
     args = _parser().parse_args()
     for algo in args.algos:
         resolve_algorithm(algo)
-    figure, axes = plt.subplots(1, len(args.envs), figsize=(5.5 * len(args.envs), 4), squeeze=False)
+    shape = len(args.columns), len(args.envs)
+    figure, axes = plt.subplots(*shape, figsize=(5.5 * shape[1], 3.2 * shape[0] + 0.8), squeeze=False)
     drawn = 0
-    for axis, env_id in zip(axes[0], args.envs):
+    for (row, column), axis in np.ndenumerate(axes):
+        env_id, name = args.envs[column], args.columns[row]
         for algo in args.algos:
-            curves = [curve for run in find_runs(args.log_folder, env_id, algo) if (curve := read_curve(run)) is not None]
+            found = [read_curve(run, name) for run in find_runs(args.log_folder, env_id, algo)]
+            curves = [curve for curve in found if curve is not None]
             if curves:
-                _draw(axis, algo, curves)
+                _draw(axis, algo, curves, marker="o" if name == EVALUATION else "")
                 drawn += 1
-        axis.set(title=env_id, xlabel="environment steps", ylabel="evaluation return")
+        axis.set(title=env_id if row == 0 else "", xlabel="environment steps" if row == shape[0] - 1 else "", ylabel=name)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines:
             axis.legend(frameon=False)
     if not drawn:
         raise UsageError(
-            f"There are no evaluations of {', '.join(args.algos)} on {', '.join(args.envs)} in {args.log_folder}; "
-            "runs write them every --eval-freq steps."
+            f"There is no {' or '.join(args.columns)} of {', '.join(args.algos)} on {', '.join(args.envs)} in "
+            f"{args.log_folder}; runs evaluate every --eval-freq steps, the names of all else are in their {PROGRESS}."
         )
     figure.tight_layout()
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -52,11 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-e", "--envs", nargs="+", required=True)
     parser.add_argument("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs lie")
     parser.add_argument("-o", "--output", type=Path, default=Path("learning_curves.png"), help="the png file")
+    parser.add_argument(
+        "--columns", nargs="+", default=[EVALUATION], help=f"of {PROGRESS}, say rollout/success_rate; by default evaluations"
+    )
     return parser
 
 
-def read_curve(run: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Steps and mean returns of a run's evaluations, if it has a readable file of them."""
+def read_curve(run: Path, name: str = EVALUATION) -> tuple[np.ndarray, np.ndarray] | None:
+    """Steps and values of a run: mean returns of its evaluations, or a column of its log; None if it has none to read."""
+    if name != EVALUATION:
+        return _read_column(run, name)
     try:
         evaluations = read_evaluations(run)
     except ValueError as error:
@@ -65,12 +77,21 @@ def read_curve(run: Path) -> tuple[np.ndarray, np.ndarray] | None:
     return None if evaluations is None else (evaluations[0], evaluations[1].mean(axis=1))
 
 
-def _draw(axis: plt.Axes, algo: str, curves: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def _read_column(run: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    if not (run / PROGRESS).is_file():
+        return None
+    with open(run / PROGRESS, newline="") as file:
+        rows = [(row.get(TIMESTEPS), row.get(name)) for row in csv.DictReader(file)]
+    known = np.array([(float(steps), float(value)) for steps, value in rows if steps and value])
+    return (known[:, 0], known[:, 1]) if len(known) else None
+
+
+def _draw(axis: plt.Axes, algo: str, curves: list[tuple[np.ndarray, np.ndarray]], marker: str) -> None:
     # Runs may differ in length: compare them where all have been.
     length = min(len(steps) for steps, _ in curves)
     steps = curves[0][0][:length]
     returns = np.array([np.interp(steps, *curve) for curve in curves])
     label = f"{algo.upper()} ({len(curves)} run{'s' if len(curves) > 1 else ''})"
-    (line,) = axis.plot(steps, returns.mean(0), marker="o", markersize=3, label=label)
+    (line,) = axis.plot(steps, returns.mean(0), marker=marker, markersize=3, label=label)
     if len(curves) > 1:
         axis.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.2, linewidth=0)

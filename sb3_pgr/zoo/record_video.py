@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from rl_zoo3.utils import StoreDict
+
 from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.common.video import record_episodes
 from sb3_pgr.envs import resolve_env_id
@@ -34,7 +36,7 @@ def main() -> None:
         raise UsageError(str(error)) from None
     model = saved.load()
     size = args.width, args.height
-    env = saved.make_env(args.env, args.seed, **render_kwargs(args.env, None, size))
+    env = saved.make_env(args.env, args.seed, **render_kwargs(args.env, args.env_kwargs, size))
     path = args.output or saved.run / VIDEOS / f"{args.env.replace('/', '-')}_{model.num_timesteps}.mp4"
     print(f"Filming {saved.path}")
     try:
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--height", type=int, default=480, help="pixels")
     parser.add_argument("--fps", type=int, help="frames per second; the environment's own by default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={}, help="of the environment: name:value ...")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     parser.add_argument("-o", "--output", type=Path, help="the mp4 file")
     return parser
