@@ -134,10 +134,16 @@ def test_dict_observations_round_trip(tmp_path):
 def test_minari_round_trip(tmp_path, monkeypatch):
     pytest.importorskip("minari")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    dataset = load_dataset(arrays())
+    data = arrays()
+    penalties = -np.arange(len(data["rewards"]), dtype=np.float32)
+    dataset = load_dataset(data | {"grasp_penalty": penalties})
     made = save_minari(dataset, "sb3pgr/walk-v0")
     for source in (made, "sb3pgr/walk-v0", tmp_path / "sb3pgr" / "walk-v0"):
-        equal(load_dataset(source), dataset)
+        loaded = load_dataset(source)
+        equal(loaded, dataset)
+        np.testing.assert_array_equal(loaded.extras["grasp_penalty"], penalties)
+    first = next(made.iterate_episodes())
+    assert len(first.infos["grasp_penalty"]) == len(first.rewards) + 1  # Minari has infos of the reset too
 
 
 @pytest.mark.parametrize("buffer", [None, TensorReplayBuffer])

@@ -96,7 +96,7 @@ def _bounds_of_vector(space: spaces.Space) -> list[list[float]] | None:
 
 def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
     """
-    Create a local Minari dataset.
+    Create a local Minari dataset; extras become infos, in which there is a row for the reset too (of zeros).
 
     :param dataset_id: e.g. ``"halfcheetah/medium-v0"``
     :param kwargs: for ``minari.create_dataset_from_buffers``
@@ -116,6 +116,7 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
                 rewards=dataset.rewards[start : end + 1].tolist(),
                 terminations=dataset.terminals[start : end + 1].tolist(),
                 truncations=truncations.tolist(),
+                infos={name: _after_reset(column[start : end + 1]) for name, column in dataset.extras.items()},
             )
         )
     reference = dataset.metadata.get("reference")
@@ -128,6 +129,10 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
         action_space=dataset.action_space,
         **{"env": dataset.env_id, **kwargs},
     )
+
+
+def _after_reset(column: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros_like(column[:1]), column])
 
 
 def _with_last(observations: Any, next_observations: Any, start: int, end: int) -> Any:
@@ -181,7 +186,9 @@ def _open_minari(source: str | Path) -> Any:
 def _from_minari(dataset: Any) -> OfflineDataset:
     columns: dict[str, list[Any]] = {name: [] for name in ("observations", "next_observations")}
     plain: dict[str, list[np.ndarray]] = {name: [] for name in ("actions", "rewards", "terminals", "timeouts")}
+    infos: list[dict[str, np.ndarray]] = []
     for episode in dataset.iterate_episodes():
+        infos.append(_numbers_of_steps(episode.infos, len(episode.rewards)))
         columns["observations"].append(_cut(episode.observations, slice(None, -1)))
         columns["next_observations"].append(_cut(episode.observations, slice(1, None)))
         plain["actions"].append(np.asarray(episode.actions))
@@ -194,11 +201,24 @@ def _from_minari(dataset: Any) -> OfflineDataset:
         raise DatasetError(f"Minari dataset {dataset.id} has no episodes.")
     arrays = {name: join(parts) for name, parts in columns.items()}
     arrays |= {name: np.concatenate(parts) for name, parts in plain.items()}
+    for name, first in infos[0].items():
+        if name not in arrays and all(name in info and info[name].shape[1:] == first.shape[1:] for info in infos):
+            arrays[name] = np.concatenate([info[name] for info in infos])
     env_id = None if dataset.env_spec is None else dataset.env_spec.id
     references = {name: dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score")}
     return dataset_from_arrays(
         arrays, f"minari:{dataset.id}", dataset.observation_space, dataset.action_space, env_id, references
     )
+
+
+def _numbers_of_steps(infos: Mapping[str, Any] | None, steps: int) -> dict[str, np.ndarray]:
+    """Of what an episode tells beside its transitions, what has a number, or an array of such, for each step."""
+    found = {name: np.asarray(values) for name, values in (infos or {}).items() if not isinstance(values, Mapping)}
+    return {
+        name: values[-steps:]  # the first of one more is of the reset
+        for name, values in found.items()
+        if values.dtype.kind in "bifu" and values.ndim and len(values) in (steps, steps + 1)
+    }
 
 
 def _cut(observations: Any, rows: slice) -> Any:
