@@ -89,6 +89,8 @@ def test_denoiser_and_loss(network, conditioned):
     noised = x + sigma[:, None].float() * normal[:, :-1]
     denoised = reference_denoise(network, noised, sigma, condition)
     th.testing.assert_close(edm.denoise(network, noised, sigma.float(), condition).double(), denoised, rtol=1e-5, atol=1e-5)
+    shared = edm.denoise(network, noised, th.tensor([0.7]), condition)
+    th.testing.assert_close(shared, edm.denoise(network, noised, th.full((6,), 0.7), condition), rtol=1e-5, atol=1e-5)
     weight = (sigma**2 + 1) / sigma**2
     expected = weight * (denoised - x.double()).pow(2).mean(1)
     th.testing.assert_close(edm.loss(network, x, condition, normal).double(), expected, rtol=1e-4, atol=1e-5)

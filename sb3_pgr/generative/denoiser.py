@@ -1,4 +1,7 @@
-"""Networks that predict a transition from its noised version."""
+"""
+Networks that predict a transition from its noised version. A noise level that all rows share is given once, ``(1,)``, and
+what follows from it alone is computed once.
+"""
 
 import math
 
@@ -102,7 +105,9 @@ class PaperDenoiser(nn.Module):
             given = th.zeros_like(noise_embedding)
         else:
             given = _keep_given(self.condition(condition.nan_to_num()), condition)
-        hidden = th.cat([self.input(x), self.embedding(th.cat([given, noise_embedding], 1))], 1)
+            noise_embedding = noise_embedding.expand_as(given)
+        embedding = self.embedding(th.cat([given, noise_embedding], 1))
+        hidden = th.cat([self.input(x), embedding.expand(len(x), -1)], 1)
         for block in self.blocks:
             hidden = hidden + block(nn.functional.mish(hidden))
         return self.output(nn.functional.mish(hidden))

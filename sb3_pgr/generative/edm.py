@@ -33,9 +33,9 @@ class EDM:
         """
         The preconditioned denoiser D(x; sigma, condition) (equation 7).
 
-        :param network: ``(inputs (n, d), noise (n,), condition (n, 1) or None) -> (n, d)``
+        :param network: ``(inputs (n, d), noise (n,) or (1,), condition (n, 1) or None) -> (n, d)``
         :param x: noised vectors ``(n, d)``
-        :param sigma: noise levels ``(n,)``
+        :param sigma: noise levels ``(n,)``, or one for all ``(1,)``
         :param condition: ``(n, 1)``, NaN in rows without one; None for none at all
         :return: estimates of the clean vectors ``(n, d)``
         """
@@ -127,7 +127,7 @@ class HeunSampler:
         sigmas = edm.schedule(self.n_steps, sigma_start)
 
         def direction(x: th.Tensor, sigma: float, given: th.Tensor | None) -> th.Tensor:
-            estimate = edm.denoise(network, x, x.new_full((len(x),), sigma), given)
+            estimate = edm.denoise(network, x, x.new_full((1,), sigma), given)
             return (x - (estimate if clamp is None else clamp(estimate))) / sigma
 
         def guided(x: th.Tensor, sigma: float) -> th.Tensor:
