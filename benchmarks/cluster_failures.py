@@ -40,7 +40,7 @@ def benchmark(spec: Path, output: Path, *options: str) -> subprocess.Popen[bytes
     return subprocess.Popen([sys.executable, "-m", "sb3_pgr", "benchmark", str(spec), "-o", str(output), *options])
 
 
-def disturbed(spec: Path, output: Path, kills: int) -> int:
+def disturbed(spec: Path, output: Path, kills: int, runs: int) -> int:
     """Exit code of the study on a cluster of which some nodes die."""
     from ray.cluster_utils import Cluster
 
@@ -49,7 +49,7 @@ def disturbed(spec: Path, output: Path, kills: int) -> int:
         doomed = [cluster.add_node(num_cpus=1) for _ in range(NODES - 1)][:kills]
         process = benchmark(spec, output, "--engine", "ray", "--address", cluster.address)
         for number, node in enumerate(doomed, 1):
-            while process.poll() is None and not ready(output, number):
+            while process.poll() is None and not ready(output, (number - 1) * runs // 4, NODES - number + 1):
                 time.sleep(0.2)
             for processes in node.all_processes.values():
                 for info in processes:
@@ -60,13 +60,11 @@ def disturbed(spec: Path, output: Path, kills: int) -> int:
         cluster.shutdown()
 
 
-def ready(output: Path, wanted: int) -> bool:
-    """Whether something has finished, and every core is at a run that has a checkpoint to go on from."""
+def ready(output: Path, finished: int, alive: int) -> bool:
+    """Whether so many have finished, and every node that is alive is at a run that has a checkpoint to go on from."""
     states = [json.loads(path.read_text()) for path in output.glob("*/*/*.state.json")]
-    finished = sum(state["state"] == "finished" for state in states)
     under_way = [state for state in states if state["state"] == "running" and state.get("timesteps")]
-    alive = NODES - wanted + 1
-    return finished >= wanted and len(under_way) >= alive
+    return sum(state["state"] == "finished" for state in states) >= finished and len(under_way) >= alive
 
 
 def weights(output: Path, seed: int) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def main() -> None:
     spec = args.work / "spec.yml"
     spec.write_text(yaml.safe_dump(specification(args.runs, args.steps)))
     assert benchmark(spec, args.work / "undisturbed").wait() == 0
-    code = disturbed(spec, args.work / "disturbed", args.kills)
+    code = disturbed(spec, args.work / "disturbed", args.kills, args.runs)
     rows = []
     for seed in range(args.runs):
         state = json.loads((args.work / f"disturbed/pendulum/redq/seed_{seed}.state.json").read_text())

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import numpy as np
+import optuna
 import pytest
 from commands import command, run
 
@@ -236,22 +237,16 @@ def test_nan_stops_with_a_checkpoint(tmp_path):
 
 
 def test_optimize(tmp_path):
-    flags = [
-        "-optimize",
-        "--n-trials",
-        1,
-        "--n-evaluations",
-        1,
-        "--eval-episodes",
-        1,
-        "--sampler",
-        "random",
-        "--pruner",
-        "none",
-    ]
-    params = ["-params", "learning_starts:190"]
-    train(tmp_path, *flags, "--no-optim-plots", steps=200, params=params)
+    """Twice, as two machines would: they share trials through Optuna's storage."""
+    flags = (
+        "-optimize --n-trials 1 --n-evaluations 1 --eval-episodes 1 --sampler random --pruner none --no-optim-plots".split()
+    )
+    flags += ["--no-optim-plots", "--study-name", "shared", "--storage", f"sqlite:///{tmp_path}/study.db"]
+    for _ in range(2):
+        train(tmp_path, *flags, steps=200, params=["-params", "learning_starts:190"])
     assert list(tmp_path.glob("redq/report_*.csv"))
+    study = optuna.load_study(study_name="shared", storage=f"sqlite:///{tmp_path}/study.db")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
 
 
 def test_list_envs():
