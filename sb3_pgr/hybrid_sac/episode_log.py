@@ -23,7 +23,7 @@ class EpisodeLog:
         """Count one step of each environment."""
         self._steps += 1
         self._taken += [info.get("intervene_action") is not None for info in infos]
-        for i in np.flatnonzero(dones):
+        for i in map(int, np.flatnonzero(dones)):
             success = bool(infos[i].get("is_success", False))
             self._episodes.append((int(self._steps[i]), int(self._taken[i]), success))
             self._steps[i] = self._taken[i] = 0

@@ -1,5 +1,6 @@
 """Runs on the machines of a Ray cluster. Ray schedules, notices machines that die, and tries elsewhere."""
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -75,7 +76,7 @@ def connect(address: str | None) -> Any:
     if address is not None and address != "auto":
         _require_answer(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=None if address else False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address else False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"No Ray cluster at {address or 'this machine'}: {error}") from None
     return ray
