@@ -17,7 +17,7 @@ from sb3_pgr.offline.pickles import read_pickle, transitions_of
 from sb3_pgr.rewards import ClassifierError, ClassifierReward, RewardClassifier
 from sb3_pgr.rewards.data import read_folder
 from sb3_pgr.rewards.pictures import draw_judgement, draw_scores
-from sb3_pgr.rewards.training import Judgement, probabilities, train_classifier
+from sb3_pgr.rewards.training import Judgement, _split, probabilities, train_classifier
 
 
 def images(success, n=20, size=16, seed=0):
@@ -31,14 +31,15 @@ def images(success, n=20, size=16, seed=0):
 
 @pytest.fixture(scope="module")
 def trained():
-    success, failure = ([images(kind, seed=10 * i + kind) for i in range(5)] for kind in (True, False))
+    success, failure = ({f"{kind}_{i}": images(kind, seed=10 * i + kind) for i in range(5)} for kind in (True, False))
     return train_classifier(success, failure, steps=60, batch_size=32, seed=0)
 
 
 def test_it_learns_and_is_judged_by_what_it_has_not_seen(trained):
     classifier, judgement = trained
     assert judgement.accuracy == 1 and judgement.false_positive_rate == 0
-    assert judgement.confusion.tolist() == [[20, 0], [0, 20]]
+    counts = judgement.confusion
+    assert counts[0, 1] == counts[1, 0] == 0 and counts.sum() == 40 and counts.trace() == 40
     for success in (False, True):
         obs = {key: value[0] for key, value in images(success, seed=99).items()}
         probability, verdict = classifier.predict_success(obs)
@@ -93,7 +94,24 @@ def test_pictures(trained, tmp_path):
 
 def test_one_recording_is_not_enough():
     with pytest.raises(ClassifierError, match="at least 2 recordings of success"):
-        train_classifier([images(True)], [images(False)] * 3)
+        train_classifier({"a": images(True)}, dict.fromkeys("abc", images(False)))
+    with pytest.raises(ClassifierError, match="too few recordings"):
+        train_classifier(dict.fromkeys("ab", images(True)), dict.fromkeys("abcd", images(False)), validation_share=0.9)
+
+
+def test_folders_of_different_image_sizes():
+    with pytest.raises(ClassifierError, match=r"several sizes: .*\(16, 16, 3\).* and .*\(8, 8, 3\)"):
+        train_classifier(dict.fromkeys("ab", images(True)), dict.fromkeys("ab", images(False, size=8)))
+
+
+def test_success_and_failure_of_one_recording_stay_together():
+    def marked(kind):
+        return {str(i): {"front": np.full((3, 4, 4, 3), i, np.uint8)} for i in range(kind, 10)}
+
+    for seed in range(5):
+        kept, held = _split(marked(0), marked(2), 0.3, np.random.default_rng(seed))
+        learned, judged = ({int(i) for part in parts for i in np.unique(part["front"])} for parts in (kept, held))
+        assert not learned & judged and learned | judged == set(range(10)) and len(judged) in (3, 4)
 
 
 class Blind(gym.Env):
@@ -154,7 +172,7 @@ def test_folders(tmp_path):
     records = [{"observations": {"front": np.zeros((1, 16, 16, 3), np.uint8), "state": np.zeros((1, 4))}, "labels": 1}] * 3
     (tmp_path / "b.pkl").write_bytes(pickle.dumps(records))
     parts = read_folder(tmp_path, ["front"])
-    assert [part["front"].shape for part in parts] == [(20, 16, 16, 3), (3, 16, 16, 3)]
+    assert [part["front"].shape for part in parts.values()] == [(20, 16, 16, 3), (3, 16, 16, 3)]
     with pytest.raises(ClassifierError, match=r"b\.pkl has no images \['wrist'\]"):
         read_folder(tmp_path, ["wrist"])
     np.savez(tmp_path / "c.npz", **images(True, size=32))

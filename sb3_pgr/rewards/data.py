@@ -12,22 +12,23 @@ from sb3_pgr.rewards.classifier import ClassifierError
 Images = dict[str, np.ndarray]
 
 
-def read_folder(folder: str | Path, image_keys: Sequence[str]) -> list[Images]:
+def read_folder(folder: str | Path, image_keys: Sequence[str]) -> dict[str, Images]:
     """
-    All ``.npz`` and ``.pkl`` files of a folder, one entry a file: frames of one recording belong together.
+    All ``.npz`` and ``.pkl`` files of a folder, one entry a file: frames of one recording belong together, and so do those of
+    the file of the same name in the other folder.
 
     An npz holds an array ``(n, height, width, channels)`` uint8 for each camera. A pickle is a list of records with an
     ``observations`` dict, as HIL-SERL writes them; it is read by ``read_pickle``, which refuses everything but numpy arrays in
     plain containers.
 
-    :return: per file, images by camera
+    :return: images by camera, by name of the file
     :raises ClassifierError: if there are none, a camera is missing, or images are not uint8 of one size
     """
     folder = Path(folder)
     files = sorted(path for path in folder.glob("*") if path.suffix in (".npz", ".pkl"))
     if not files:
         raise ClassifierError(f"There are no .npz or .pkl files in {folder}.")
-    parts = []
+    recordings = {}
     for path in files:
         try:
             arrays = _of_npz(path) if path.suffix == ".npz" else _of_pickle(path)
@@ -40,11 +41,11 @@ def read_folder(folder: str | Path, image_keys: Sequence[str]) -> list[Images]:
         for key, value in images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or len(value) == 0:
                 raise ClassifierError(f"{path}: {key!r} must be uint8 images (n, height, width, channels), not {value.shape}.")
-        parts.append(images)
-    shapes = {part[key].shape[1:] for part in parts for key in image_keys}
+        recordings[path.name] = images
+    shapes = {part[key].shape[1:] for part in recordings.values() for key in image_keys}
     if len(shapes) > 1:
         raise ClassifierError(f"{folder} holds images of several sizes: {sorted(shapes)}.")
-    return parts
+    return recordings
 
 
 def _of_npz(path: Path) -> Images:

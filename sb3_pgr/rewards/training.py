@@ -1,6 +1,6 @@
 """Training a reward classifier, and what it is worth on recordings that it has not seen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,8 @@ class Judgement:
 
 
 def train_classifier(
-    success: Sequence[Images],
-    failure: Sequence[Images],
+    success: Mapping[str, Images],
+    failure: Mapping[str, Images],
     steps: int = 500,
     batch_size: int = 128,
     learning_rate: float = 3e-4,
@@ -72,19 +72,23 @@ def train_classifier(
     """
     Binary cross-entropy on batches of which one half are successes, with images moved by up to 4 pixels.
 
-    Whole recordings are held out, since neighbouring frames look alike.
+    Whole recordings are held out, since neighbouring frames look alike; success and failure of one name are one recording.
 
-    :param success: recordings, each images by camera ``(n, height, width, channels)`` uint8
+    :param success: recordings by name, each images by camera ``(n, height, width, channels)`` uint8
     :param failure: likewise
     :param steps: gradient steps
     :param batch_size: frames of a step
-    :param validation_share: of the recordings of each kind, at least one
+    :param validation_share: of all recordings, at least one of each kind
     :param threshold: from which on it is success; by default the lowest one, of at least 0.5, at which no more than 1 % of the
         training failures are taken for success
     :param on_step: called with the step and its loss
     :return: the classifier and its judgement of the held-out recordings
-    :raises ClassifierError: if there are fewer than two recordings of a kind
+    :raises ClassifierError: if there are too few recordings to hold some of each kind out, or images are of several sizes
     """
+    shapes = [{key: part.shape[1:] for key, part in images.items()} for images in (*success.values(), *failure.values())]
+    different = next((shape for shape in shapes if shape != shapes[0]), None)
+    if different is not None:
+        raise ClassifierError(f"Recordings have images of several sizes: {shapes[0]} and {different}.")
     for name, parts in (("success", success), ("failure", failure)):
         if len(parts) < 2:
             raise ClassifierError(
@@ -92,7 +96,7 @@ def train_classifier(
             )
     random = np.random.default_rng(seed)
     th.manual_seed(seed)
-    kept, held = zip(*(_split(parts, validation_share, random) for parts in (failure, success)), strict=True)
+    kept, held = _split(failure, success, validation_share, random)
     classifier = RewardClassifier({key: value.shape[1:] for key, value in kept[0].items()}, image_encoder).to(device)
     classifier.train()
     optimizer = th.optim.Adam(classifier.parameters(), learning_rate)
@@ -128,10 +132,24 @@ def probabilities(classifier: RewardClassifier, images: Images) -> np.ndarray:
     return np.concatenate([classifier.probability({key: value[chunk] for key, value in images.items()}) for chunk in chunks])
 
 
-def _split(parts: Sequence[Images], share: float, random: np.random.Generator) -> tuple[Images, Images]:
-    order = random.permutation(len(parts))
-    n_held = min(max(round(share * len(parts)), 1), len(parts) - 1)
-    return _joined([parts[i] for i in order[n_held:]]), _joined([parts[i] for i in order[:n_held]])
+def _split(
+    failure: Mapping[str, Images], success: Mapping[str, Images], share: float, random: np.random.Generator
+) -> tuple[list[Images], list[Images]]:
+    """Failure and success to learn from, and failure and success to judge by."""
+    names = sorted(failure.keys() | success.keys())
+    order = [names[i] for i in random.permutation(len(names))]
+    held = set(order[: max(round(share * len(names)), 1)])
+    for kind in (failure, success):
+        if not held & kind.keys():
+            held.add(next(name for name in order if name in kind))
+    for kind, recordings in (("failure", failure), ("success", success)):
+        if not recordings.keys() - held:
+            raise ClassifierError(f"There are too few recordings of {kind}: all of them would be held out to judge by.")
+    parts = [
+        [_joined([kind[name] for name in order if name in kind and (name in held) == out]) for kind in (failure, success)]
+        for out in (False, True)
+    ]
+    return parts[0], parts[1]
 
 
 def _joined(parts: Sequence[Images]) -> Images:

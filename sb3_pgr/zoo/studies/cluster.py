@@ -76,7 +76,8 @@ def connect(address: str | None) -> Any:
     if address is not None and address != "auto":
         _require_answer(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=None if address else False)
+        dashboard = None if address else False
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"No Ray cluster at {address or 'this machine'}: {error}") from None
     return ray
