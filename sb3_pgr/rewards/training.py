@@ -139,12 +139,12 @@ def _split(
     names = sorted(failure.keys() | success.keys())
     order = [names[i] for i in random.permutation(len(names))]
     held = set(order[: max(round(share * len(names)), 1)])
-    for kind in (failure, success):
-        if not held & kind.keys():
-            held.add(next(name for name in order if name in kind))
-    for kind, recordings in (("failure", failure), ("success", success)):
+    for recordings in (failure, success):
+        if not held & recordings.keys():
+            held.add(next(name for name in order if name in recordings))
+    for what, recordings in (("failure", failure), ("success", success)):
         if not recordings.keys() - held:
-            raise ClassifierError(f"There are too few recordings of {kind}: all of them would be held out to judge by.")
+            raise ClassifierError(f"There are too few recordings of {what}: all of them would be held out to judge by.")
     parts = [
         [_joined([kind[name] for name in order if name in kind and (name in held) == out]) for kind in (failure, success)]
         for out in (False, True)
