@@ -5,12 +5,13 @@ DEMO_ENV := dmc/cartpole-swingup-v0
 DEMO_LOGS := logs/demo
 export VENV PYTHON
 
-.PHONY: help setup demo test format check-format lint type
+.PHONY: help setup demo test format check-format lint type docs
 
 help:
 	@echo "make demo     install, train PGRSAC on a MuJoCo task for a few minutes, show curve, video and generator"
 	@echo "make test     install, run the tests"
 	@echo "make format lint type     ruff and mypy"
+	@echo "make docs     the documentation as a site: build/docs/index.html"
 
 setup: $(VENV)/.ready
 
@@ -48,3 +49,6 @@ type: setup
 	@ln -s $(CURDIR)/sb3_pgr/* $(CURDIR)/envs $(CURDIR)/zoo_configs build/types/sb3_pgr/
 	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
 
+docs: setup
+	$(BIN)/sphinx-build -W --keep-going -n -q -d build/doctrees docs build/docs
+	@echo "Site: build/docs/index.html"

@@ -42,6 +42,7 @@ def benchmark(spec: Path, output: Path, *options: str) -> subprocess.Popen[bytes
 
 def disturbed(spec: Path, output: Path, kills: int, runs: int) -> int:
     """Exit code of the study on a cluster of which some nodes die."""
+    os.environ["RAY_worker_niceness"] = "0"  # as the processes it is compared with
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=9_000, help="of a run")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
+    os.environ["RAY_worker_niceness"] = "0"  # as the processes it is compared with
     from ray.cluster_utils import Cluster
 
     shutil.rmtree(WORK, ignore_errors=True)
