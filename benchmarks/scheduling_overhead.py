@@ -1,11 +1,12 @@
 """
 What the engines of ``sb3-pgr benchmark`` cost beside a plain shell loop.
 
-    python benchmarks/scheduling_overhead.py                       # 24 runs of about a minute each way; 40 minutes on two cores
+    python benchmarks/scheduling_overhead.py                # 24 runs of about a minute each way; 40 minutes on two cores
     python benchmarks/scheduling_overhead.py --rounds 1 --runs 2 --steps 500
 
-The same runs with the same parallelism: by ``xargs -P``, by the local engine, and by the Ray engine on a cluster of this machine,
-started beforehand. In rounds, in which the three take turns. Prints and writes ``benchmarks/results/scheduling_overhead.json``.
+The same runs with the same parallelism: by ``xargs -P``, by the local engine, and by the Ray engine on a cluster of this
+machine, started beforehand. In rounds, in which the three take turns. Prints and writes
+``benchmarks/results/scheduling_overhead.json``.
 """
 
 import argparse

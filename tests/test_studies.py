@@ -1,7 +1,6 @@
 """Studies: specifications, storage, who works on what, and machines that die."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -287,20 +286,8 @@ def test_a_cluster_that_is_not_there(tmp_path):
 
 def test_a_node_of_a_cluster_dies(tmp_path):
     script = ROOT / "benchmarks" / "cluster_failures.py"
-    arguments = [
-        "--runs",
-        "4",
-        "--kills",
-        "1",
-        "--steps",
-        "2000",
-        "--work",
-        tmp_path / "w",
-        "--output",
-        tmp_path / "result.json",
-    ]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, env=environment)
+    flags = f"--runs 3 --kills 1 --steps 4000 --work {tmp_path}/work --output {tmp_path}/result.json".split()
+    done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["all_finished_once_with_the_same_weights"] and result["runs_that_lost_their_node"] >= 1
+    assert result["all_finished_once_with_the_same_weights"] and result["runs_that_lost_their_node"] == 1

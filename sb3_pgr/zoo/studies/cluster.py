@@ -77,7 +77,7 @@ def connect(address: str | None) -> Any:
         _require_answer(address)
     try:
         dashboard = None if address else False
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"No Ray cluster at {address or 'this machine'}: {error}") from None
     return ray
