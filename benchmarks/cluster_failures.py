@@ -14,13 +14,13 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from provenance import RESULTS, provenance
 
@@ -52,13 +52,22 @@ def disturbed(spec: Path, output: Path, kills: int, runs: int) -> int:
         for number, node in enumerate(doomed, 1):
             while process.poll() is None and not ready(output, (number - 1) * runs // 4, NODES - number + 1):
                 time.sleep(0.2)
-            for processes in node.all_processes.values():
-                for info in processes:
-                    os.kill(info.process.pid, signal.SIGKILL)
-            print(f"killed node {number}", flush=True)
+            print(f"killed node {number}: {kill(node)} processes", flush=True)
         return process.wait()
     finally:
         cluster.shutdown()
+
+
+def kill(node: Any) -> int:
+    """As when a machine loses power: all that runs on it ends at once. Returns how many processes that were."""
+    raylets = [psutil.Process(info.process.pid) for infos in node.all_processes.values() for info in infos]
+    everything = [*raylets, *(child for raylet in raylets for child in raylet.children(recursive=True))]
+    for process in everything:
+        process.kill()
+    for infos in node.all_processes.values():
+        for info in infos:
+            info.process.wait()  # a zombie would pass for alive
+    return len(everything)
 
 
 def ready(output: Path, finished: int, alive: int) -> bool:

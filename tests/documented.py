@@ -34,7 +34,14 @@ TRAIN: dict[str, tuple[int, list[str]]] = {
             NET,
         ],
     ),
-    "hybrid_sac": (30, ["learning_starts:10", "batch_size:16", NET]),
+    "hybrid_sac": (
+        120,
+        [  # an episode and a bit
+            "learning_starts:10",
+            "batch_size:16",
+            NET,
+        ],
+    ),
     "sac": (200, ["learning_starts:100", NET]),
     "ddpg": (200, ["learning_starts:100", NET]),
 }
@@ -142,8 +149,10 @@ def _short_train(argv: list[str]) -> list[str]:
     options = {"-n": str(steps), "--eval-freq": str(steps // 2), "--eval-episodes": episodes, "--num-threads": "1"}
     if offline:
         options |= {"--final-episodes": "2"}
+    if algo == "hybrid_sac":
+        options |= {"--log-interval": "1"}
     if "images" in " ".join(argv):
-        options |= {"--eval-freq": "-1"}
+        options |= {"-n": "30", "--eval-freq": "-1"}
     if "--video-freq" in argv:
         options |= VIDEO
     if "-optimize" in argv:
