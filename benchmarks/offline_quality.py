@@ -38,19 +38,21 @@ def result_file(dataset: str, side: str, algo: str, seed: int) -> Path:
 
 def ours(dataset: str, algo: str, seed: int) -> list[np.ndarray]:
     """Returns at each mark."""
-    from importlib import resources
-
-    import yaml
     from stable_baselines3.common.callbacks import BaseCallback
 
     from sb3_pgr import BC, BCQ, CQL, IQL, TD3BC, load_dataset
 
     data = load_dataset(DATA / f"{dataset}.npz")
-    settings = yaml.safe_load((resources.files("sb3_pgr.zoo_configs") / f"{algo}.yml").read_text())
-    settings = dict(settings.get(str(data.env_id), settings["default"]))
-    settings.pop("n_timesteps")
     kind = {"bc": BC, "bcq": BCQ, "cql": CQL, "iql": IQL, "td3_bc": TD3BC}[algo]
-    model = kind(env=data.env_id, dataset=data, seed=seed, device="cpu", compile=True, precision="bf16", **settings)
+    model = kind(
+        env=data.env_id,
+        dataset=data,
+        seed=seed,
+        device="cpu",
+        compile=True,
+        precision="bf16",
+        **settings_of(algo, data.env_id),
+    )
 
     marks: list[np.ndarray] = []
 
@@ -62,6 +64,17 @@ def ours(dataset: str, algo: str, seed: int) -> list[np.ndarray]:
 
     model.learn(UPDATES[algo], AtMarks(), log_interval=-1)
     return marks
+
+
+def settings_of(algo: str, env_id: str | None) -> dict[str, Any]:
+    """Of ``zoo_configs``, for the constructor."""
+    from importlib import resources
+
+    import yaml
+
+    settings = yaml.safe_load((resources.files("sb3_pgr.zoo_configs") / f"{algo}.yml").read_text())
+    chosen = settings.get(str(env_id), settings["default"])
+    return {name: value for name, value in chosen.items() if name != "n_timesteps"}
 
 
 def evaluate(model: Any, env_id: str, final: bool) -> np.ndarray:
