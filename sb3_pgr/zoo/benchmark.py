@@ -1,7 +1,6 @@
 """``benchmark``: tasks x algorithms x seeds, on this machine or on a Ray cluster; ``status``, ``stop``, ``resume``."""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -16,10 +15,9 @@ from sb3_pgr.zoo.studies.cluster import run_on_cluster, share_inputs
 from sb3_pgr.zoo.studies.local import alone, run_here
 from sb3_pgr.zoo.studies.run import Run, is_finished, run_folder
 from sb3_pgr.zoo.studies.spec import load_spec, runs_of
-from sb3_pgr.zoo.studies.state import STOP, read_state
+from sb3_pgr.zoo.studies.state import STOP, STUDY, read_state
 from sb3_pgr.zoo.studies.storage import Storage, StorageError
 
-STUDY = "study.json"
 ENGINES = ("local", "ray")
 
 
@@ -177,5 +175,6 @@ def _resume(storage: Storage, study: dict[str, Any]) -> None:
     output = Path(study["output"])
     if storage.is_local and Path(storage.root) != output:  # it was moved
         output = Path(storage.root)
-    print(json.dumps(study["options"]))
+    said = " ".join(f"--{name} {value}" for name, value in study["options"].items() if value is not None)
+    print(f"Going on as it was begun: {said}")
     _work(study["spec"], study["options"], output, str(output) if storage.is_local else storage.url, only_report=False)

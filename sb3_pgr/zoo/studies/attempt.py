@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sb3_pgr.common.run_files import CHECKPOINTS, SCORES
 from sb3_pgr.zoo.studies.run import FILES, Run, is_finished, newest_checkpoint, prepare, timesteps
-from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, beat, claim, close
+from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, STUDY, beat, claim, close
 from sb3_pgr.zoo.studies.storage import Storage
 
 GRACE_SECONDS, POLL_SECONDS = 120.0, 1.0
@@ -41,8 +41,8 @@ def attempt(run: Run, url: str, threads: int, inputs: Mapping[str, str]) -> str:
     :raises TrainingKilledError: if the training was killed
     """
     storage = Storage(url)
-    if not storage.exists("study.json"):
-        raise FileNotFoundError(f"{socket.gethostname()} does not see the storage {url}: there is no study.json.")
+    if not storage.exists(STUDY):
+        raise FileNotFoundError(f"{socket.gethostname()} does not see the storage {url}: there is no {STUDY}.")
     with tempfile.TemporaryDirectory(prefix="sb3_pgr-") as scratch:
         copy = RunCopy(storage, run, Path(scratch))
         copy.download()

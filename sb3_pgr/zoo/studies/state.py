@@ -9,6 +9,7 @@ from typing import Any
 from sb3_pgr.zoo.studies.run import Run
 from sb3_pgr.zoo.studies.storage import Storage
 
+STUDY = "study.json"  # what a study is: specification, options, where it was begun
 STOP = "stop"  # a file of this name asks every engine that works there to save and stop
 BEAT_SECONDS = 5.0
 LOST_SECONDS = 90.0  # without a beat, whoever worked on a run is taken for dead
