@@ -67,15 +67,15 @@ def test_refusals(world):
 
 
 def test_specifications_of_the_benchmarks():
-    from sb3_pgr.zoo.benchmark import read_spec
     from sb3_pgr.zoo.errors import UsageError
     from sb3_pgr.zoo.registry import register
+    from sb3_pgr.zoo.studies.spec import load_spec, runs_of
 
     register()
     folder = Path(__file__).parents[1] / "benchmarks" / "gems"
-    runs = read_spec(folder / "online.yml", Path("out"))
-    assert len(runs) == 18 and len({run.folder for run in runs}) == 18
+    runs = runs_of(load_spec(folder / "online.yml"))
+    assert len(runs) == 18 and len({run.path for run in runs}) == 18
     with pytest.raises(UsageError) as problems:  # the datasets are made, not committed
-        read_spec(folder / "offline.yml", Path("out"))
+        load_spec(folder / "offline.yml")
     lines = str(problems.value).splitlines()
     assert len(lines) == 7 and all("there is no file" in line for line in lines[1:])

@@ -91,6 +91,8 @@ def test_storage(storage, tmp_path):
     assert storage.read_json("x/a.json") == {"b": 1} and storage.exists("x/y/file") and not storage.exists("x/z")
     storage.get("x/y/file", tmp_path / "back" / "file")
     assert (tmp_path / "back" / "file").read_bytes() == b"content"
+    storage.put(tmp_path / "file", "x/y_net_arch=[64,64]/file")
+    storage.remove("x/y_net_arch=[64,64]")
     storage.remove("x/y")
     storage.remove("x/y")
     assert storage.files() == ["x/a.json"]
@@ -131,7 +133,7 @@ def test_a_network_that_fails_now_and_then(monkeypatch):
     storage.write_json("a.json", {})
     assert storage.read_json("a.json") == {} and len(pauses) == 2
     failures += [OSError("gone")] * 10
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(StorageError, match="gone"):
         storage.write_json("a.json", {})
     fsspec.filesystem("memory").store.clear()
 
@@ -177,7 +179,7 @@ def test_what_another_machine_finds(storage, tmp_path, monkeypatch):
     (run_folder / "progress.csv").write_text("more")
     here.upload()
     assert order == ["progress.csv", "model.zip", "manifest.json"]  # what has not changed stays
-    assert not storage.exists(f"{RUN.path}/redq/x-v0_1/checkpoints/step_000000000100")
+    assert storage.files(f"{RUN.path}/redq/x-v0_1/checkpoints/step_000000000100") == []
 
     def die_before_manifest(local, name):
         if name.endswith("step_000000000300/manifest.json"):

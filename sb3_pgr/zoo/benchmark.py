@@ -11,7 +11,7 @@ from sb3_pgr.common.run_files import ARGUMENTS, CHECKPOINTS
 from sb3_pgr.zoo.benchmark_report import read_run, write_report
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register
-from sb3_pgr.zoo.studies.cluster import run_on_cluster, share_inputs
+from sb3_pgr.zoo.studies.cluster import run_on_cluster
 from sb3_pgr.zoo.studies.local import alone, run_here
 from sb3_pgr.zoo.studies.run import Run, is_finished, run_folder
 from sb3_pgr.zoo.studies.spec import load_spec, runs_of
@@ -30,6 +30,8 @@ def main() -> None:
             parser = argparse.ArgumentParser(prog=f"sb3-pgr benchmark {verb}")
             parser.add_argument("study", help="folder of a study, or its --storage")
             storage = Storage(parser.parse_args(sys.argv[2:]).study)
+            if not storage.is_local:
+                storage.check()
             {"status": _status, "stop": _stop, "resume": _resume}[verb](storage, _read_study(storage))
             return
         args = _parser().parse_args()
@@ -93,7 +95,7 @@ def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str,
                 print(f"{len(runs)} runs, {len(runs) - len(todo)} finished before.")
                 names = ("address", "cpus", "gpus", "retries")
                 chosen = {name: options[name] for name in names}
-                failed = run_on_cluster(todo, storage, share_inputs(todo, storage), **chosen) if todo else []
+                failed = run_on_cluster(todo, storage, **chosen) if todo else []
                 _fetch(runs, storage, output)
     _report(runs, output)
     for run in failed:

@@ -46,7 +46,8 @@ def attempt(run: Run, url: str, threads: int, inputs: Mapping[str, str]) -> str:
     with tempfile.TemporaryDirectory(prefix="sb3_pgr-") as scratch:
         copy = RunCopy(storage, run, Path(scratch))
         copy.download()
-        if is_finished(copy.folder):
+        if is_finished(copy.folder):  # the machine that did it may have died before it said so
+            close(storage, run, claim(storage, run), "finished")
             return "finished"
         if storage.exists(STOP):
             return "stopped"
@@ -54,7 +55,9 @@ def attempt(run: Run, url: str, threads: int, inputs: Mapping[str, str]) -> str:
         command = [*prepare(run, copy.folder), *_local_inputs(storage, run, inputs)]
         with open(copy.log, "ab") as log:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-            training = subprocess.Popen(command, stdout=log, stderr=log, env=environment, preexec_fn=_end_with_parent)
+            training = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_end_with_parent
+            )
         try:
             outcome = _follow(training, storage, run, token, copy)
         finally:
@@ -89,11 +92,11 @@ def _follow(training: subprocess.Popen[bytes], storage: Storage, run: Run, token
             continue
         if not beat(storage, run, token, timesteps(newest_checkpoint(copy.folder))):
             return "taken over"
+        if code == 0 and is_finished(copy.folder):
+            return "finished"
         if stopping:
             return "stopped"
-        if code < 0:
-            return "killed"
-        return "finished" if code == 0 and is_finished(copy.folder) else "failed"
+        return "killed" if code < 0 else "failed"
 
 
 def _local_inputs(storage: Storage, run: Run, inputs: Mapping[str, str]) -> list[str]:
@@ -114,8 +117,9 @@ def _local_inputs(storage: Storage, run: Run, inputs: Mapping[str, str]) -> list
 
 
 def _end_with_parent() -> None:
-    """If this machine's part of the cluster dies, its training must not go on unseen."""
+    """If this machine's part of the cluster dies, its training must not go on unseen. Ray's workers may not hear Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         import ctypes
 
@@ -156,13 +160,15 @@ class RunCopy:
         :param final: whether nothing is being written any more
         """
         newest = newest_checkpoint(self.folder)
-        files = [path for path in self.folder.rglob("*") if path.is_file() and CHECKPOINTS not in path.parts]
-        settled = None if final else time.time() - SETTLED_SECONDS
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        files = [path for path in files if CHECKPOINTS not in path.relative_to(self.folder).parts]
+        settled, complete = time.time() - SETTLED_SECONDS, True
         for path in files:
             if path.name != SCORES and not path.name.startswith(".writing-"):
-                self._put(path, settled)
+                # A last line that is cut off does no harm.
+                complete &= self._put(path, None if final or path.suffix == ".csv" else settled)
         self._put(self.log, None)
-        if newest is not None:
+        if newest is not None and complete:
             self._put_checkpoint(newest)
         for path in files if final else []:
             if path.name == SCORES:
@@ -181,23 +187,27 @@ class RunCopy:
         self._copied[name] = (0, 0)
         folder = self._name(checkpoint.parent)
         there = {file.removeprefix(f"{folder}/").split("/")[0] for file in self.storage.files(folder)}
-        for other in there - {checkpoint.name}:
+        for other in {other for other in there if other < checkpoint.name or not other.startswith("step_")}:
             self.storage.remove(f"{folder}/{other}/{MANIFEST}")  # first, so that half of it never counts
             self.storage.remove(f"{folder}/{other}")
 
-    def _put(self, path: Path, settled: float | None) -> None:
+    def _put(self, path: Path, settled: float | None) -> bool:
         """
         :param settled: leave it for later if it has changed since
+        :return: whether its copy is what it is now
         """
         try:
             stat = path.stat()
             name, now = self._name(path), (stat.st_mtime_ns, stat.st_size)
-            if self._copied.get(name) == now or (settled is not None and stat.st_mtime > settled):
-                return
+            if self._copied.get(name) == now:
+                return True
+            if settled is not None and stat.st_mtime > settled:
+                return False
             self.storage.put(path, name)
             self._copied[name] = now
-        except FileNotFoundError:
-            return
+        except FileNotFoundError:  # it was a temporary one
+            pass
+        return True
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.scratch).as_posix()

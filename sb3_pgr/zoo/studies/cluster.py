@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.studies.attempt import TrainingKilledError, attempt
 from sb3_pgr.zoo.studies.run import FILES, Run
 from sb3_pgr.zoo.studies.state import STOP
-from sb3_pgr.zoo.studies.storage import Storage
+from sb3_pgr.zoo.studies.storage import Storage, StorageError
 
 SECONDS_TO_CONNECT = 10.0
 
@@ -19,7 +18,6 @@ SECONDS_TO_CONNECT = 10.0
 def run_on_cluster(
     runs: list[Run],
     storage: Storage,
-    inputs: Mapping[str, str],
     address: str | None,
     cpus: int,
     gpus: float,
@@ -31,7 +29,6 @@ def run_on_cluster(
 
     :param runs: those that have not finished
     :param storage: that all machines see
-    :param inputs: see ``share_inputs``
     :param address: of a running cluster; without one, and without ``RAY_ADDRESS``, one is started on this machine
     :param cpus: processor cores of a run
     :param gpus: graphics cards of a run, or part of one
@@ -42,20 +39,19 @@ def run_on_cluster(
     """
     ray = connect(address)
     try:
-        total = ray.cluster_resources()
-        if total.get("CPU", 0) < cpus or total.get("GPU", 0) < gpus:
-            raise UsageError(
-                f"A run asks for {cpus} cores and {gpus:g} GPUs; the cluster has {total.get('CPU', 0):g} and "
-                f"{total.get('GPU', 0):g} in all."
-            )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            known = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
+            raise UsageError(f"A run asks for {cpus} cores and {gpus:g} GPUs; the machines of the cluster have {known}.")
+        inputs = share_inputs(runs, storage)
         remote = ray.remote(attempt).options(
             num_cpus=cpus,
             num_gpus=gpus,
             max_retries=retries,
-            retry_exceptions=[TrainingKilledError],
+            retry_exceptions=[TrainingKilledError, StorageError, OSError],
             scheduling_strategy="SPREAD",
         )
-        print(f"{len(runs)} runs to do on {len(ray.nodes())} machines with {total.get('CPU', 0):g} cores.", flush=True)
+        print(f"{len(runs)} runs to do on {len(nodes)} machines.", flush=True)
         waiting = {remote.remote(run, storage.url, cpus, inputs): run for run in runs}
         return _collect(ray, waiting, storage)
     finally:
@@ -114,7 +110,7 @@ def _collect(ray: Any, waiting: dict[Any, Run], storage: Storage) -> list[Run]:
             except ray.exceptions.RayError as error:
                 outcome = f"failed ({str(error).strip().splitlines()[-1]})"
             stopped |= outcome == "stopped"
-            failed += [run] if outcome.startswith("failed") else []
+            failed += [run] if outcome.startswith(("failed", "taken over")) else []
             if outcome != "stopped":
                 print(f"{outcome}: {run}; {len(waiting)} left", flush=True)
     if stopped:

@@ -84,7 +84,8 @@ def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) 
                 it.process.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
                 it.process.kill()
-            close(storage, run, it.token, "stopped")
+            done = it.process.returncode == 0 and is_finished(output / run.path)
+            close(storage, run, it.token, "finished" if done else "stopped")
         signal.signal(signal.SIGTERM, previous)
     return failed
 

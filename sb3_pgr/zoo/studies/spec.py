@@ -91,6 +91,10 @@ def _problems(spec: Any) -> list[str]:
     offline: set[bool] = set()
     for arm, settings in algorithms.items():
         found += [f"algorithms: {arm}: {problem}" for problem in _arm_problems(arm, settings, offline)]
+    for name, keys in (("tasks", tasks), ("algorithms", algorithms)):
+        folders = [str(key).replace("/", "-") for key in keys]
+        found += [f"{name}: {key!r} must be text" for key in keys if not isinstance(key, str)]
+        found += [f"{name}: two names stand for the folder {folder}" for folder in set(folders) if folders.count(folder) > 1]
     for task, where in tasks.items():
         found += [f"tasks: {task}: {problem}" for problem in _task_problems(where, offline)]
     return found

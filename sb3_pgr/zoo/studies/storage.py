@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -31,9 +32,14 @@ def _persistent(method: F) -> F:
                 return method(self, *args)
             except FileNotFoundError:
                 raise
-            except OSError:
+            except Exception:  # each library has errors of its own
                 time.sleep(pause)
-        return method(self, *args)
+        try:
+            return method(self, *args)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise StorageError(f"Storage {self.url}: {type(error).__name__}: {error}") from error
 
     return call  # type: ignore[return-value]
 
@@ -131,10 +137,11 @@ class Storage:
     @_persistent
     def remove(self, name: str) -> None:
         """A file, or everything below a name; nothing happens if it is not there."""
-        try:
-            self.fs.rm(self._path(name), recursive=True)
-        except FileNotFoundError:
-            pass
+        self.fs.invalidate_cache()
+        for path in self.fs.find(self._path(name)):  # ``rm`` would take brackets in names for patterns
+            self.fs.rm_file(path)
+        if self.is_local:
+            shutil.rmtree(self._path(name), ignore_errors=True)
 
     def _write(self, name: str, content: bytes) -> None:
         path = self._path(name)
