@@ -227,6 +227,7 @@ def test_a_run_that_was_taken_over_is_left_alone(tmp_path, monkeypatch):
         training.kill()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's help is Linux's")
 def test_training_dies_with_its_machine():
     program = (
         "import subprocess, sys, time\nfrom sb3_pgr.zoo.studies.attempt import _end_with_parent\n"
@@ -242,7 +243,18 @@ def test_training_dies_with_its_machine():
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's help is Linux's")
+def test_training_hears_that_it_shall_stop():
+    """Ray's workers may have Ctrl-C blocked, and children inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        child = subprocess.Popen(["sleep", "60"], preexec_fn=attempt._end_with_parent)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=10) == -signal.SIGINT
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        child.kill()
+
+
 def test_light_to_import():
     program = "import sys, sb3_pgr.zoo.studies.attempt; print('torch' in sys.modules, 'rl_zoo3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

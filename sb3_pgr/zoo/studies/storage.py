@@ -1,4 +1,4 @@
-"""Where the runs of a study lie: a folder, or whatever fsspec reaches (S3, GCS, SFTP, ...)."""
+"""Where the runs of a study lie: a folder, or an object store that fsspec reaches (S3, GCS, ...)."""
 
 import functools
 import json
@@ -49,7 +49,7 @@ class Storage:
     Files below one place. A file appears whole or not at all: local ones are renamed when they are complete, object
     stores work like that anyway.
 
-    :param url: a path, or an address that fsspec understands
+    :param url: a path, or the address of an object store that fsspec understands
     :raises StorageError: if the address is of an unknown kind
     """
 
