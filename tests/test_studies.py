@@ -261,12 +261,14 @@ def test_light_to_import():
     assert done.stdout.strip() == "False False"
 
 
-def test_status_stop_resume(tmp_path):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_status_stop_resume(tmp_path, engine):
     (tmp_path / "long.yml").write_text(
         yaml.safe_dump(SPEC | {"n_timesteps": 20_000, "eval_freq": 10_000, "checkpoint_freq": 200})
     )
     assert "is no study" in run("benchmark", "status", "out", expect=2, cwd=tmp_path)
-    process = subprocess.Popen(command("benchmark", "long.yml", "-o", "out"), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    study = command("benchmark", "long.yml", "-o", "out", "--engine", engine)
+    process = subprocess.Popen(study, cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not list(tmp_path.glob("out/**/manifest.json")) and time.time() < deadline:
         time.sleep(0.2)
@@ -278,7 +280,7 @@ def test_status_stop_resume(tmp_path):
 
     study = json.loads((tmp_path / "out/study.json").read_text())
     log = (tmp_path / "out/pendulum/redq/seed_0.log").read_text()
-    assert "Interrupted at step" in log and study["options"]["engine"] == "local"
+    assert "Interrupted at step" in log and study["options"]["engine"] == engine
     again = subprocess.Popen(command("benchmark", "resume", "out"), cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.time() + 120
     while "Resuming from" not in (tmp_path / "out/pendulum/redq/seed_0.log").read_text() and time.time() < deadline:

@@ -18,8 +18,9 @@ class GeneratorConfig:
     :param condition: ``"rank"`` or ``"minmax"``: how relevance is normalised over the real rows
     :param delta: model the change of the observation in place of the next one
     :param terminals: model terminals (without, generated rows never end)
-    :param train_steps: steps of a fit
+    :param train_steps: steps of a fit from scratch
     :param warm_start: go on from the last fit instead of from scratch
+    :param warm_steps: steps of a fit that goes on from the last
     :param batch_size: rows of a training step
     :param learning_rate: at the start; it falls to 0 along a cosine
     :param grad_clip: largest norm of the gradient
@@ -48,6 +49,7 @@ class GeneratorConfig:
     terminals: bool = True
     train_steps: int = 4_000
     warm_start: bool = True
+    warm_steps: int = 2_000
     batch_size: int = 256
     learning_rate: float = 1e-3
     grad_clip: float = 1.0
@@ -66,7 +68,7 @@ class GeneratorConfig:
     memory_limit: int = 2**28
 
     def __post_init__(self) -> None:
-        for name in ("train_steps", "batch_size", "dynamics_steps", "memory_limit"):
+        for name in ("train_steps", "warm_steps", "batch_size", "dynamics_steps", "memory_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generator setting {name}={getattr(self, name)} must be at least 1.")
         if self.sampler.n_steps < 1:

@@ -68,6 +68,7 @@ class TransitionGenerator:
         self._bfloat16 = self.config.precision == "bf16" or (
             self.config.precision == "auto" and has_fast_bfloat16(self.device)
         )
+        self.condition: Any = None  # until a fit with relevance
         self._new_network()
         if self.config.memory_limit < self._bytes_per_row():
             raise ValueError(
@@ -100,13 +101,13 @@ class TransitionGenerator:
         return self.config.sampler.n_evaluations(self.config.cfg_scale)
 
     def fit(
-        self, transitions: dict[str, th.Tensor], relevance: th.Tensor, progress: Progress | None = None
+        self, transitions: dict[str, th.Tensor], relevance: th.Tensor | None, progress: Progress | None = None
     ) -> dict[str, float]:
         """
         Fit on real transitions, all alike; normalisers are fitted anew.
 
         :param transitions: of ``n`` rows
-        :param relevance: ``(n,)``
+        :param relevance: ``(n,)``; None for an unconditional model
         :param progress: called with the step and their number
         :return: ``loss`` over the last tenth of the steps, ``seconds``
         :raises GeneratorDivergedError: if the loss or the weights are not finite
@@ -114,38 +115,41 @@ class TransitionGenerator:
         started, config = time.perf_counter(), self.config
         if self.device.type == "cpu":
             keep_freed_memory()
+        n_steps = config.warm_steps if config.warm_start and self.n_fits else config.train_steps
         if not config.warm_start and self.n_fits:
             self._new_network()
         self.n_fits += 1
         data = self.layout.join(transitions)
         self.normalizer = self._make_normalizer.fit(data)
         data = self.normalizer.normalize(data)
-        self.condition = self._make_condition(relevance)
-        conditions = self.condition.normalize(relevance)[:, None]
+        conditions, dropout = data.new_zeros(len(data), 1), 1.0
+        if relevance is not None:
+            self.condition = self._make_condition(relevance)
+            conditions, dropout = self.condition.normalize(relevance)[:, None], config.cfg_dropout
         self.network.train()
         self.optimizer.state.clear()
-        tail, last_losses = max(config.train_steps // 10, 1), []
+        tail, last_losses = max(n_steps // 10, 1), []
         with traced_gradients(config.compile):
             if config.compile:
                 make_traceable(self.optimizer)
-            for step in range(config.train_steps):
+            for step in range(n_steps):
                 rows = th.randint(len(data), (config.batch_size,), generator=self.generator, device=self.device)
-                hidden = th.rand((config.batch_size, 1), generator=self.generator, device=self.device) < config.cfg_dropout
+                hidden = th.rand((config.batch_size, 1), generator=self.generator, device=self.device) < dropout
                 given = conditions[rows].masked_fill(hidden, float("nan"))
                 normal = th.randn((config.batch_size, data.shape[1] + 1), generator=self.generator, device=self.device)
-                decay = (1 + math.cos(math.pi * step / config.train_steps)) / 2
+                decay = (1 + math.cos(math.pi * step / n_steps)) / 2
                 set_learning_rate(self.optimizer, config.learning_rate * decay)
                 loss = self._train(data[rows], given, normal)
                 self.ema.update(self.network)
-                if step >= config.train_steps - tail:
+                if step >= n_steps - tail:
                     last_losses.append(loss)
                 if progress is not None and (step + 1) % 100 == 0:
-                    progress(step + 1, config.train_steps)
+                    progress(step + 1, n_steps)
         last_loss = th.stack(last_losses).mean().item()
         finite = all(bool(parameter.isfinite().all()) for parameter in self.ema.network.parameters())
         if not (finite and math.isfinite(last_loss)):
             self._new_network()
-            raise GeneratorDivergedError(f"The generator's loss is {last_loss} after {config.train_steps} steps.")
+            raise GeneratorDivergedError(f"The generator's loss is {last_loss} after {n_steps} steps.")
         return {"loss": last_loss, "seconds": time.perf_counter() - started}
 
     def _step(self, x: th.Tensor, given: th.Tensor, normal: th.Tensor) -> th.Tensor:
@@ -217,7 +221,7 @@ class TransitionGenerator:
             "average": self.ema.network.state_dict(),
             "ema_step": self.ema.step,
             "normalizer": vars(self.normalizer) if self.n_fits else None,
-            "condition": vars(self.condition) if self.n_fits else None,
+            "condition": None if self.condition is None else vars(self.condition),
             "random": self.generator.get_state(),
         }
 

@@ -1,6 +1,8 @@
 """Relevance, generator and dynamics head together: from real transitions to relevant synthetic ones."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +119,7 @@ class Imagination:
         parts = {name: (rows.start, rows.stop) for name, rows in self.generator.layout.parts.items()}
         report = RefitReport(step, {"n_real": n_real}, parts=parts)
         try:
-            fit = self.generator.fit(dict(real), relevance, progress)
+            fit = self.generator.fit(dict(real), None if self.relevance.unconditional else relevance, progress)
             report.scalars |= {"generator_loss": fit["loss"], "fit_seconds": fit["seconds"]}
             if self.dynamics is not None:
                 started = time.perf_counter()
@@ -159,7 +161,8 @@ class Imagination:
         outside = self.generator.outside
         if self.policy_actions:
             assert self.relevance.model is not None
-            synthetic["actions"] = self.relevance.model.actions(synthetic["observations"], deterministic=False)
+            with self._own_randomness():
+                synthetic["actions"] = self.relevance.model.actions(synthetic["observations"], deterministic=False)
         if not self.generator.layout.n_actions:
             synthetic["actions"] = synthetic["actions"].clamp(-1, 1)
         if self.dynamics is not None:
@@ -172,6 +175,13 @@ class Imagination:
         synthetic["rewards"], synthetic["next_observations"] = rows[:, :1], rows[:, 1:]
         finite = th.stack([rows.isfinite().all(1) for rows in synthetic.values()]).all(0)
         return {name: rows[finite] for name, rows in synthetic.items()}, chosen, outside
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """For what draws from torch's global generator."""
+        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            th.manual_seed(int(th.randint(2**62, (1,), generator=self.random, device=self.device)))
+            yield
 
     def _choose(self, relevance: th.Tensor, n: int) -> th.Tensor:
         """Real rows ``(n,)`` whose relevance is asked for: drawn from the most relevant ones."""
@@ -200,20 +210,20 @@ class Imagination:
         of_all, of_chosen, of_drawn = joined(some), joined(chosen[:N_REPORTED]), layout.join(drawn, absolute=True)
         scale = of_all.std(0)
         scale = th.where(scale > 1e-6, scale, th.ones_like(scale))  # numbers that never change
-        few = min(1_000, len(of_all), len(of_drawn))
+        few, everything = min(1_000, len(of_all), len(of_drawn)), layout.join(dict(real), absolute=True)
         arrays = {
             "real": of_all,
             "relevant": of_chosen,
             "synthetic": of_drawn,
             "relevance_real": relevance[some],
-            "nearest_real": nearest_distances(of_all[:few], of_all, scale, skip_first=True),
-            "nearest_synthetic": nearest_distances(of_drawn[:few], of_all, scale),
+            "nearest_real": nearest_distances(of_all[:few], everything, scale, skip_first=True),
+            "nearest_synthetic": nearest_distances(of_drawn[:few], everything, scale),
         }
         if conditional:
             arrays["relevance_prompted"] = relevance[chosen[:N_REPORTED]]
         if conditional and not self.relevance.of_real_rows_only:
-            with th.no_grad():
-                arrays["relevance_generated"] = self.relevance.values(drawn).float()
+            alone = drawn | {"episode_ends": th.ones_like(drawn["dones"])}
+            arrays["relevance_generated"] = checked_values(self.relevance, alone)
         report.arrays = {name: part.cpu().numpy() for name, part in arrays.items()}
         means = {name: float(part.mean()) for name, part in arrays.items() if name.startswith("relevance_")}
         typical = arrays["nearest_real"].median().clamp(min=1e-6)

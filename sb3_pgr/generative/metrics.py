@@ -34,8 +34,9 @@ def nearest_distances(rows: th.Tensor, among: th.Tensor, scale: th.Tensor, skip_
     :return: ``(n,)``
     """
     rows, among = rows / scale, among / scale
-    nearest = [th.cdist(part, among).kthvalue(2 if skip_first else 1, dim=1).values for part in rows.split(1_000)]
-    return th.cat(nearest)
+    at_a_time = max(10_000_000 // len(among), 1)
+    nearest = [th.cdist(part, among).topk(1 + skip_first, dim=1, largest=False).values for part in rows.split(at_a_time)]
+    return th.cat(nearest)[:, -1]
 
 
 def relative_dynamics_error(next_obs: np.ndarray, true_next_obs: np.ndarray, typical_change: np.ndarray) -> np.ndarray:

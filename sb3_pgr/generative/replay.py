@@ -246,8 +246,8 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         every = self.relevance.update_every
         if every == 0:
             return
-        if self._n_relevant == 0:  # what came before learning is not caught up with
-            self._n_relevant = self.n_added - every
+        if self._n_relevant == 0:  # what came before learning is caught up with, as far as one interval
+            self._n_relevant = max(self.n_added - max(self.retrain_every, every), 0)
         while self._n_relevant + every <= self.n_added:
             self._n_relevant += every
             count, random = self.size() * self.n_envs, self.imagination.random

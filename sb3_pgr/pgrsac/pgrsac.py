@@ -83,7 +83,7 @@ class PGRSAC(REDQ):
         target_entropy: str | float = "auto",
         n_critics: int = 2,
         n_target_critics: int = 2,
-        policy_delay: int = 1,
+        policy_delay: int = 2,
         target_mode: str = "min",
         compile: bool = False,
         precision: str = "fp32",
