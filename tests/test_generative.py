@@ -249,6 +249,25 @@ def test_state_continues_exactly(warm_start):
         assert first.fit(data, data["rewards"].squeeze(1))["loss"] == second.fit(data, data["rewards"].squeeze(1))["loss"]
 
 
+def test_going_on_takes_fewer_steps():
+    data, steps = toy(50), []
+    generator = TransitionGenerator(2, 2, config=TINY | dict(train_steps=200, warm_steps=100))
+    for _ in range(2):
+        generator.fit(data, None, lambda done, total: steps.append((done, total)))
+    assert steps == [(100, 200), (200, 200), (100, 100)]
+
+
+def test_without_relevance_the_unconditional_model_sees_every_row():
+    """It is the only one that draws then; dropping a quarter of the conditions would leave it a quarter of the rows."""
+    generator, given = TransitionGenerator(2, 2, config=TINY | dict(train_steps=20)), []
+    train = generator._train
+    generator._train = lambda x, condition, normal: given.append(condition) or train(x, condition, normal)
+    generator.fit(toy(50), None)
+    assert th.cat(given).isnan().all()
+    generator.fit(toy(50), th.arange(50.0))
+    assert 0.6 < th.cat(given[20:]).isfinite().float().mean() < 0.9
+
+
 def test_dynamics_head_learns_the_step():
     data = toy()
     head = DynamicsHead(2, 2, hidden_dim=32, train_steps=600)

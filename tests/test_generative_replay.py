@@ -124,6 +124,20 @@ def test_refits_fall_due_by_transitions():
     assert fits == [added // 100 for added in range(20, 520, 20)]
 
 
+@pytest.mark.parametrize(("retrain_every", "steps"), [(100, 10), (150, 15), (1000, 1)])
+def test_relevance_is_trained_before_the_first_fit(retrain_every, steps):
+    """If that is due when learning begins: on what came before, as far as one interval."""
+    replay = buffer(relevance=dict(name="curiosity", update_every=10), retrain_every=retrain_every)
+    fill(replay, 160)
+    updates, update = [], replay.relevance.update
+    replay.relevance.update = lambda rows: updates.append(1) or update(rows)
+    replay.sample(8)
+    assert len(updates) == steps
+    fill(replay, 20)
+    replay.sample(8)
+    assert len(updates) == steps + 2
+
+
 def test_too_few_rows_wait_and_say_so_once():
     replay = buffer(retrain_every=20, warmup=70)
     with pytest.warns(UserWarning, match="20 real transitions, the first fit needs warmup=70") as said:
@@ -377,9 +391,18 @@ def test_actions_of_the_policy():
     trained.learn(101, GenerativeReplayCallback(), log_interval=None)
     synthetic = trained.replay_buffer.sources["synthetic"]
     rows = synthetic.rows(th.arange(synthetic.size()))
+    assert rows.actions.shape[0] > 0
     with pytest.raises(ValueError, match="policy_actions=True needs the dynamics head"):
         buffer(policy_actions=True, generator=TINY | dict(dynamics_head=False))
-    assert rows.actions.shape[0] > 0
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3])
+def test_actions_of_the_policy_leave_global_random_numbers_alone(kind):
+    trained = model(kind, replay_buffer_kwargs=REPLAY | dict(policy_actions=True))
+    trained.learn(90, GenerativeReplayCallback(), log_interval=None)
+    before = th.get_rng_state()
+    trained.replay_buffer.refit()
+    assert th.equal(before, th.get_rng_state())
 
 
 def test_a_diverged_generator_is_not_used():
@@ -465,7 +488,7 @@ def test_refusals(kwargs, message):
 
 
 def test_more_rows_than_memory_are_refused():
-    with pytest.raises(MemoryError, match=r"GB|GiB"):
+    with pytest.raises(MemoryError, match=r"num_samples=10,000,000,000,000 .* about [\d,]+ GB; cpu has \d+ GB"):
         buffer(num_samples=10**13)
 
 
@@ -478,6 +501,27 @@ def test_broken_relevance_is_named_while_learning():
     fill(replay, 100)
     with pytest.raises(ValueError, match="Relevance Broken returned 100 of 100 values that are not finite"):
         replay.sample(8)
+
+
+def test_a_relevance_may_use_every_documented_field():
+    class Ends(Relevance):
+        def values(self, transitions):
+            names = ("observations", "next_observations", "actions", "rewards", "dones", "episode_ends")
+            return sum(transitions[name].sum(1) for name in names)
+
+    replay = buffer(relevance=Ends())
+    fill(replay, 100)
+    assert np.isfinite(replay.refit().scalars["relevance_generated"])
+
+
+def test_copied_rows_show_as_memorised():
+    """Whichever of many real rows they are copies of."""
+    replay = buffer(size=20_000, num_samples=1_000)
+    fill(replay, 6_000)
+    real = replay.real_transitions()
+    copies = {name: rows[::6].clone() for name, rows in real.items() if name != "episode_ends"}
+    replay.imagination._drawn = lambda *_: (copies, th.arange(1_000), 0.0)
+    assert replay.refit().scalars["nearest_ratio"] < 0.01
 
 
 def test_callback_needs_the_buffer():

@@ -43,7 +43,7 @@ def test_off_it_is_redq():
     ours = small(synthetic_ratio=0).learn(150, log_interval=None)
     settings = {name: SMALL[name] for name in ("learning_starts", "gradient_steps", "batch_size", "seed")}
     theirs = REDQ(
-        "MlpPolicy", "Pendulum-v1", n_critics=2, policy_delay=1, policy_kwargs=dict(net_arch=[16], layer_norm=True), **settings
+        "MlpPolicy", "Pendulum-v1", n_critics=2, policy_delay=2, policy_kwargs=dict(net_arch=[16], layer_norm=True), **settings
     )
     assert th.equal(weights(ours), weights(theirs.learn(150, log_interval=None)))
 
@@ -86,6 +86,11 @@ def test_settings_of_the_replay_may_change_at_load(tmp_path):
     loaded = PGRSAC.load(tmp_path / "model.zip", synthetic_ratio=0.25, retrain_every=70)
     replay = loaded.replay_buffer
     assert (replay.synthetic_ratio, replay.retrain_every, replay.imagination.cond_top_frac) == (0.25, 70, 0.1)
+
+
+def test_discount_of_n_step_rows_is_the_one_at_load(tmp_path):
+    small(replay_buffer_kwargs=dict(n_steps=3), gamma=0.9).save(tmp_path / "model.zip")
+    assert PGRSAC.load(tmp_path / "model.zip", gamma=0.5).replay_buffer.online.gamma == 0.5
 
 
 def test_n_step_models_are_shown_with_a_buffer_of_one_row(tmp_path):

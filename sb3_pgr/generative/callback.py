@@ -19,7 +19,8 @@ class GenerativeReplayCallback(BaseCallback):
     For SB3's own algorithms with a ``GenerativeReplayBuffer``: lets relevance functions ask the critic, logs under ``pgr/``
     and writes a picture, a table and the data of each refit. ``PGRSAC`` needs no callback.
 
-    :param log_dir: folder for ``diagnostics/``; the logger's by default (without either, nothing is written)
+    :param log_dir: folder for ``diagnostics/``; the logger's by default, which SB3 puts below the system's temporary folder
+        unless told otherwise; with ``verbose=1`` the model says where it is
     :param progress: show a progress bar during a refit (needs tqdm)
     """
 
@@ -33,6 +34,7 @@ class GenerativeReplayCallback(BaseCallback):
             raise TypeError(f"GenerativeReplayCallback needs a GenerativeReplayBuffer, not {type(buffer).__name__}.")
         buffer.bind_model(self.model)
         self._log = RefitLog(self.log_dir, self.progress, buffer.last_report)
+        self._log.attach(buffer)
 
     def _on_rollout_start(self) -> None:
         self._log.follow(self.model)
@@ -56,13 +58,16 @@ class RefitLog:
     def __init__(self, log_dir: str | Path | None = None, progress: bool = False, reported: RefitReport | None = None):
         self.log_dir, self.progress, self.reported = log_dir, progress, reported
         self._simulator: Simulator | None = None
-        self._sought_simulator = False
+        self._sought_simulator, self._said_where = False, False
+
+    def attach(self, buffer: GenerativeReplayBuffer) -> None:
+        """Let a buffer show its progress, if that is wanted."""
+        if self.progress:
+            buffer.progress = progress_bar()
 
     def follow(self, model: Any) -> None:
         """Record what is new; call it between updates."""
         buffer: GenerativeReplayBuffer = model.replay_buffer
-        if self.progress and buffer.progress is None:
-            buffer.progress = progress_bar()
         for name, value in buffer.relevance_log.items():
             model.logger.record(f"pgr/{name}", value)
         if buffer.size() > 0:
@@ -80,6 +85,9 @@ class RefitLog:
         model.logger.record("pgr/diverged", float(report.problem is not None))
         folder = self.log_dir or model.logger.get_dir()
         if folder is not None:
+            if model.verbose and not self._said_where:
+                print(f"Diagnostics of the generator: {Path(folder) / FOLDER}")
+                self._said_where = True
             write_report(report, Path(folder) / FOLDER)
 
 

@@ -20,7 +20,7 @@ class GeneratorConfig:
     :param terminals: model terminals (without, generated rows never end)
     :param train_steps: steps of a fit from scratch
     :param warm_start: go on from the last fit instead of from scratch
-    :param warm_steps: steps of a fit that goes on from the last
+    :param warm_steps: steps of a fit that goes on from the last, at most ``train_steps``
     :param batch_size: rows of a training step
     :param learning_rate: at the start; it falls to 0 along a cosine
     :param grad_clip: largest norm of the gradient

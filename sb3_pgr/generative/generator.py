@@ -115,7 +115,9 @@ class TransitionGenerator:
         started, config = time.perf_counter(), self.config
         if self.device.type == "cpu":
             keep_freed_memory()
-        n_steps = config.warm_steps if config.warm_start and self.n_fits else config.train_steps
+        n_steps = config.train_steps
+        if config.warm_start and self.n_fits:
+            n_steps = min(n_steps, config.warm_steps)
         if not config.warm_start and self.n_fits:
             self._new_network()
         self.n_fits += 1

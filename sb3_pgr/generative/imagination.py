@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_pgr.common.memory import total_memory
 from sb3_pgr.common.state import set_generator_state
 from sb3_pgr.generative.config import GeneratorConfig
 from sb3_pgr.generative.critics import ModelValues
@@ -19,6 +20,7 @@ from sb3_pgr.generative.normalizers import StandardNormalizer
 from sb3_pgr.generative.relevance import Relevance, Transitions, checked_values, make_relevance
 
 N_REPORTED = 4_000
+COPIES = 6  # of what is drawn, at the most, on the way into a buffer
 
 
 @dataclass
@@ -96,6 +98,17 @@ class Imagination:
     def needs_model(self) -> bool:
         return self.relevance.needs_model or self.policy_actions
 
+    def require_memory(self, n: int) -> None:
+        """
+        :raises MemoryError: if ``n`` transitions cannot be drawn on this device
+        """
+        needed, limit = COPIES * 4 * self.generator.layout.dim * n, total_memory(self.device)
+        if limit is not None and needed > limit:
+            raise MemoryError(
+                f"To draw num_samples={n:,} transitions of {self.generator.layout.dim} numbers takes about {needed / 1e9:,.0f} GB; "
+                f"{self.device} has {limit / 1e9:,.0f} GB."
+            )
+
     def bind(self, model: ModelValues) -> None:
         """Give relevance and actions the learning algorithm."""
         self.relevance.model = model
@@ -113,7 +126,9 @@ class Imagination:
         :return: ``n`` synthetic transitions within the box of the real ones (fewer if some were not finite), or None if the
             generator diverged; and a report
         :raises ValueError: if the relevance is of the wrong shape or not finite
+        :raises MemoryError: as ``require_memory``
         """
+        self.require_memory(n)
         n_real = len(real["rewards"])
         relevance = checked_values(self.relevance, real)
         parts = {name: (rows.start, rows.stop) for name, rows in self.generator.layout.parts.items()}

@@ -138,9 +138,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
             online_kwargs=kwargs,
             gamma=gamma,
         )
-        synthetic, seed = TensorReplayBuffer(num_samples, observation_space, action_space, self.device), th.initial_seed()
-        synthetic.generator.manual_seed((seed + 1) % 2**62)  # not the draws of the online source once more
-        self.set_source(SYNTHETIC, synthetic)
+        seed = th.initial_seed()
         settings = {"cfg_scale": cfg_scale, "cfg_dropout": cfg_dropout}
         config = generator_config(generator)
         config = generator_config(vars(config) | {name: value for name, value in settings.items() if value is not None})
@@ -157,6 +155,10 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
             seed=(seed + 2) % 2**62,
         )
         self.imagination = self._make_imagination(device=self.device)
+        self.imagination.require_memory(num_samples)
+        synthetic = TensorReplayBuffer(num_samples, observation_space, action_space, self.device)
+        synthetic.generator.manual_seed((seed + 1) % 2**62)  # not the draws of the online source once more
+        self.set_source(SYNTHETIC, synthetic)
         self.last_report: RefitReport | None = None
         self.relevance_log: dict[str, float] = {}
         self.progress: Progress | None = None
@@ -246,8 +248,9 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         every = self.relevance.update_every
         if every == 0:
             return
-        if self._n_relevant == 0:  # what came before learning is caught up with, as far as one interval
-            self._n_relevant = max(self.n_added - max(self.retrain_every, every), 0)
+        if self._n_relevant == 0:  # what came before learning is only caught up with if the first fit is due at once
+            due = self.n_added >= self._next_refit
+            self._n_relevant = max(self.n_added - (max(self.retrain_every, every) if due else every), 0)
         while self._n_relevant + every <= self.n_added:
             self._n_relevant += every
             count, random = self.size() * self.n_envs, self.imagination.random

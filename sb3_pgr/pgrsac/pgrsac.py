@@ -146,7 +146,7 @@ class PGRSAC(REDQ):
         settings = {name: getattr(self, name) for name in REPLAY_ARGUMENTS}
         if self.compile:
             settings["generator"] = replace(generator_config(self.generator), compile=True)
-        self.replay_buffer_kwargs = {"gamma": self.gamma, **self.replay_buffer_kwargs, **settings}
+        self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "gamma": self.gamma, **settings}
         super()._setup_model()
         self.replay_buffer.bind_model(self)
         self._refit_log = RefitLog()
@@ -170,6 +170,7 @@ class PGRSAC(REDQ):
         progress_bar: bool = False,
     ) -> SelfPGRSAC:
         self._refit_log.progress = progress_bar
+        self._refit_log.attach(self.replay_buffer)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:

@@ -15,7 +15,7 @@ class UsageError(ValueError):
     """The user asked for something that does not exist or cannot be done; the message says what can."""
 
 
-EXPECTED = (UsageError, CheckpointError, DivergedError, NonFiniteTransitionError, ModelError, gym.error.Error)
+EXPECTED = (UsageError, CheckpointError, DivergedError, NonFiniteTransitionError, ModelError, gym.error.Error, MemoryError)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rl_zoo3.exp_manager
 import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
@@ -22,8 +23,8 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_wrapper
 
-from sb3_pgr.common.callbacks import ResumableCheckpoint, VideoCallback
-from sb3_pgr.common.checkpoint import why_not_resumable
+from sb3_pgr.common.callbacks import ResumableCheckpoint, TrueSuccessEvalCallback, VideoCallback
+from sb3_pgr.common.checkpoint import start_segment, why_not_resumable
 from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
 from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.common.run_files import VIDEOS
@@ -31,9 +32,10 @@ from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.gems_models import with_fingerprints
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
 from sb3_pgr.zoo.offline import is_stand_in
-from sb3_pgr.zoo.rendering import make_render_env
+from sb3_pgr.zoo.rendering import chosen_size, make_render_env
 from sb3_pgr.zoo.run_folder import (
     CHECKPOINTS,
     TRAINING_ONLY,
@@ -55,8 +57,8 @@ class Extras:
     keep_checkpoints: int = 3
     video_freq: int = 0
     video_episodes: int = 1
-    video_width: int = 480
-    video_height: int = 480
+    video_width: int | None = None
+    video_height: int | None = None
     video_fps: int | None = None
     resume: Path | None = None
     hyperparams: dict[str, Any] | None = None  # of the resumed run
@@ -113,6 +115,11 @@ class Manager(ExperimentManager):
                 )
         if self.extras.demonstrations is not None:
             hyperparams["demonstrations"] = saved["demonstrations"] = self.extras.demonstrations
+        given = {**(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
+        env_kwargs = with_fingerprints(self.env_name.gym_id, given, self.extras.loaded, self.extras.resume)
+        if "fingerprints" in env_kwargs:
+            hyperparams["env_kwargs"] = saved["env_kwargs"] = env_kwargs
+            self.args.env_kwargs = self.args.env_kwargs and env_kwargs  # where given, `enjoy` reads these
         check_hyperparams(ALGOS[self.algo], hyperparams, (self.custom_hyperparams or {}).keys(), self.config)
         return hyperparams, copy.deepcopy(saved)
 
@@ -150,6 +157,7 @@ class Manager(ExperimentManager):
         return hyperparams if self.extras.loaded is None else hyperparams | {"dataset": self.extras.loaded}
 
     def create_callbacks(self) -> None:
+        rl_zoo3.exp_manager.EvalCallback = TrueSuccessEvalCallback  # type: ignore[misc]
         super().create_callbacks()
         if self.optimize_hyperparameters:
             return
@@ -175,8 +183,8 @@ class Manager(ExperimentManager):
             )
 
     @property
-    def _video_size(self) -> tuple[int, int]:
-        return self.extras.video_width, self.extras.video_height
+    def _video_size(self) -> tuple[int, int] | None:
+        return chosen_size(self.extras.video_width, self.extras.video_height)
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         # Ctrl-C reaches the whole process group; processes of environments inherit that they ignore it.
@@ -202,6 +210,10 @@ class Manager(ExperimentManager):
             results = super().setup_experiment()
         except (ValueError, AssertionError) as error:  # SB3 asserts what it cannot do
             raise UsageError(f"{self.config}: {error}") from error
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise UsageError(f"{self.config}: {error}") from error
         if results is None:
             return None
         model, saved_hyperparams = results
@@ -211,6 +223,8 @@ class Manager(ExperimentManager):
             print(f"Resuming from {self.checkpoint.resume_from} at step {model.num_timesteps}")
             self._restore_callbacks(model)
             self._count_steps_left(model)
+        elif self.extras.loaded is None and sb3_vec_env(self.env_name.gym_id, self.env_kwargs) is not None:
+            start_segment(model)  # SB3 seeds users by seed, seed + 1, ...: runs of neighbouring seeds would share them
         self._drop_impossible_checkpoint(model)
         fingerprint = getattr(model, "dataset_fingerprint", None)
         write_run_file(self.save_path, self.extras.argv, self.seed, saved_hyperparams, fingerprint)
