@@ -5,13 +5,19 @@ Scores of the offline learners, ours and d3rlpy's, on the same files after the s
     python benchmarks/offline_quality.py --peer-python PATH [--jobs 2]        # what is missing, then the report
     python benchmarks/offline_quality.py --report
 
-PATH is the python of an environment with d3rlpy 2.8.1 (see offline_speed.py). Ours run with the settings of ``zoo_configs``,
-in bfloat16 and compiled, d3rlpy's with those of its own reproduction scripts. Its policies are saved as TorchScript and
-evaluated here, in the same environments: 10 episodes at each mark, 100 of the last policy. Each run writes
-``benchmarks/results/offline_quality/<dataset>/<side>_<algorithm>_seed<seed>.csv``, the report ``report.json``.
+PATH is the python of an environment with d3rlpy 2.8.1 (see offline_speed.py). Both sides have the settings of ``zoo_configs``:
+learning rates, batch sizes, networks, weights, standardised observations, scaled rewards, numbers of candidates. What differs
+all the same is printed below the table (``DIFFERENCES``). d3rlpy's policies (offline_quality_d3rlpy.py) are saved as
+TorchScript and evaluated here, in the same environments: 10 episodes at each mark, 100 of the last policy.
+
+Each run writes ``benchmarks/results/offline_quality/<dataset>/<side>_<algorithm>_seed<seed>.json`` with the fingerprint of its
+dataset, and counts for that dataset and number of updates alone; the report is ``report.json``. Its verdicts compare intervals
+over seeds: *better* and *worse* if they do not overlap, *not worse* if they do. Of three seeds an interval runs from the worst
+to the best.
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -25,45 +31,62 @@ import numpy as np
 DATA = Path(__file__).parents[1] / "build" / "offline_datasets"
 WORK = Path(__file__).parents[1] / "build" / "offline_quality"
 DATASETS = ("halfcheetah-medium-replay", "hopper-medium-replay", "walker2d-medium-replay")
-UPDATES = {"bc": 50_000, "td3_bc": 50_000, "iql": 50_000, "bcq": 20_000, "cql": 20_000}
+ALGOS, UPDATES = ("bc", "td3_bc", "iql", "bcq", "cql"), 20_000
 SIDES, SEEDS, MARKS = ("sb3_pgr", "d3rlpy"), (0, 1, 2), 5
 EPISODES, FINAL_EPISODES, N_ENVS = 10, 100, 10
+EXECUTION = {"compile": True, "precision": "bf16"}  # of ours
+DIFFERENCES = {
+    "all": "ours: compiled, bfloat16; d3rlpy: eager, float32, without the last row of episodes that a time limit ended",
+    "iql": "ours starts orthogonal, and its critics learn from the value after its step, d3rlpy's from that before",
+    "cql": "targets: value of an action drawn from the policy (ours), of its mean (d3rlpy); actor's loss: of the critics "
+    "before their step (ours), after it (d3rlpy)",
+    "bcq": "candidates of a prediction: the same for all observations (ours), drawn anew (d3rlpy)",
+}
+Run = tuple[list[np.ndarray], dict[str, Any]]  # returns at each mark; settings and versions
 
 
 def result_file(dataset: str, side: str, algo: str, seed: int) -> Path:
     from provenance import RESULTS
 
-    return RESULTS / "offline_quality" / dataset / f"{side}_{algo}_seed{seed}.csv"
+    return RESULTS / "offline_quality" / dataset / f"{side}_{algo}_seed{seed}.json"
 
 
-def ours(dataset: str, algo: str, seed: int) -> list[np.ndarray]:
-    """Returns at each mark."""
+@functools.cache
+def fingerprint_of(dataset: str) -> str:
+    from sb3_pgr import load_dataset
+
+    return load_dataset(DATA / f"{dataset}.npz").fingerprint
+
+
+def finished(dataset: str, side: str, algo: str, seed: int) -> dict[str, Any] | None:
+    """What a run wrote, if it learned as much from this very dataset."""
+    path = result_file(dataset, side, algo, seed)
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    return result if (result["fingerprint"], result["updates"]) == (fingerprint_of(dataset), UPDATES) else None
+
+
+def ours(dataset: str, algo: str, seed: int) -> Run:
     from stable_baselines3.common.callbacks import BaseCallback
 
     from sb3_pgr import BC, BCQ, CQL, IQL, TD3BC, load_dataset
+    from sb3_pgr.common.provenance import versions
 
     data = load_dataset(DATA / f"{dataset}.npz")
     kind = {"bc": BC, "bcq": BCQ, "cql": CQL, "iql": IQL, "td3_bc": TD3BC}[algo]
-    model = kind(
-        env=data.env_id,
-        dataset=data,
-        seed=seed,
-        device="cpu",
-        compile=True,
-        precision="bf16",
-        **settings_of(algo, data.env_id),
-    )
-
+    settings = settings_of(algo, data.env_id) | EXECUTION
+    model = kind(env=data.env_id, dataset=data, seed=seed, device="cpu", **settings)
     marks: list[np.ndarray] = []
 
     class AtMarks(BaseCallback):
         def _on_step(self) -> bool:
-            if self.num_timesteps % (UPDATES[algo] // MARKS) == 0:
-                marks.append(evaluate(self.model, str(data.env_id), self.num_timesteps == UPDATES[algo]))
+            if self.num_timesteps % (UPDATES // MARKS) == 0:
+                marks.append(evaluate(self.model, str(data.env_id), self.num_timesteps == UPDATES))
             return True
 
-    model.learn(UPDATES[algo], AtMarks(), log_interval=-1)
-    return marks
+    model.learn(UPDATES, AtMarks(), log_interval=-1)
+    return marks, {"settings": settings, "versions": versions()}
 
 
 def settings_of(algo: str, env_id: str | None) -> dict[str, Any]:
@@ -105,7 +128,7 @@ class Exported:
         return np.clip(actions, self.space.low, self.space.high), None
 
 
-def theirs(dataset: str, algo: str, seed: int, peer_python: str) -> list[np.ndarray]:
+def theirs(dataset: str, algo: str, seed: int, peer_python: str) -> Run:
     import gymnasium as gym
 
     from sb3_pgr import load_dataset
@@ -113,62 +136,12 @@ def theirs(dataset: str, algo: str, seed: int, peer_python: str) -> list[np.ndar
     env_id = str(load_dataset(DATA / f"{dataset}.npz").env_id)
     folder = WORK / dataset / f"{algo}_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [peer_python, __file__, "--peer", dataset, algo, str(seed), str(folder)]
+    command = [peer_python, str(Path(__file__).with_name("offline_quality_d3rlpy.py")), dataset, algo, str(seed), str(folder)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     space = gym.make(env_id).action_space
     policies = [Exported(folder / f"mark_{mark}.pt", space) for mark in range(1, MARKS + 1)]
-    return [evaluate(policy, env_id, mark == MARKS) for mark, policy in enumerate(policies, 1)]
-
-
-def peer(dataset: str, algo: str, seed: int, folder: Path) -> None:
-    """Inside d3rlpy's environment: train, and save the policy at each mark."""
-    import d3rlpy
-    import torch as th
-    from d3rlpy.models.encoders import VectorEncoderFactory
-
-    th.set_num_threads(1)
-    d3rlpy.seed(seed)
-    with np.load(DATA / f"{dataset}.npz") as file:
-        arrays = {name: file[name] for name in ("observations", "actions", "rewards", "terminals", "timeouts")}
-    timeouts = arrays.pop("timeouts") & ~arrays["terminals"]
-    timeouts[-1] |= not arrays["terminals"][-1]
-    data = d3rlpy.dataset.MDPDataset(**arrays, timeouts=timeouts)
-    standard = d3rlpy.preprocessing.StandardObservationScaler()
-    wide = VectorEncoderFactory([256, 256, 256])
-    updates, algos = UPDATES[algo], d3rlpy.algos
-    cosine = d3rlpy.optimizers.AdamFactory(lr_scheduler_factory=d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=updates))
-    config = {
-        "bc": lambda: algos.BCConfig(batch_size=256, learning_rate=3e-4, observation_scaler=standard),
-        "td3_bc": lambda: algos.TD3PlusBCConfig(observation_scaler=standard),
-        "iql": lambda: algos.IQLConfig(
-            actor_optim_factory=cosine,
-            weight_temp=3.0,
-            max_weight=100.0,
-            expectile=0.7,
-            reward_scaler=d3rlpy.preprocessing.ReturnBasedRewardScaler(multiplier=1000.0),
-        ),
-        "cql": lambda: algos.CQLConfig(
-            actor_encoder_factory=wide, critic_encoder_factory=wide, alpha_learning_rate=0.0, conservative_weight=5.0
-        ),
-        "bcq": lambda: algos.BCQConfig(
-            actor_encoder_factory=VectorEncoderFactory([400, 300]),
-            critic_encoder_factory=VectorEncoderFactory([400, 300]),
-            imitator_encoder_factory=VectorEncoderFactory([750, 750]),
-        ),
-    }[algo]()
-    model = config.create(device="cpu:0")
-    for scaler in (config.observation_scaler, config.reward_scaler):
-        if scaler is not None:  # ``fit`` would do this
-            slicer = d3rlpy.dataset.BasicTrajectorySlicer()
-            if isinstance(scaler, d3rlpy.preprocessing.RewardScaler):
-                scaler.fit_with_trajectory_slicer(data.episodes, slicer)
-            else:
-                scaler.fit_with_transition_picker(data.episodes, data.transition_picker)
-    model.build_with_dataset(data)
-    for mark in range(1, MARKS + 1):
-        for _ in range(updates // MARKS):
-            model.update(data.sample_transition_batch(model.batch_size))
-        model.save_policy(str(folder / f"mark_{mark}.pt"))
+    marks = [evaluate(policy, env_id, mark == MARKS) for mark, policy in enumerate(policies, 1)]
+    return marks, json.loads((folder / "known.json").read_text())
 
 
 def run(dataset: str, side: str, algo: str, seed: int, peer_python: str | None) -> None:
@@ -178,91 +151,147 @@ def run(dataset: str, side: str, algo: str, seed: int, peer_python: str | None) 
     started = time.time()
     if side == "d3rlpy":
         assert peer_python is not None
-        returns = theirs(dataset, algo, seed, peer_python)
+        marks, known = theirs(dataset, algo, seed, peer_python)
     else:
-        returns = ours(dataset, algo, seed)
+        marks, known = ours(dataset, algo, seed)
+    curve = [
+        {
+            "updates": mark * (UPDATES // MARKS),
+            "return_mean": round(float(returns.mean()), 2),
+            "return_std": round(float(returns.std()), 2),
+            "episodes": len(returns),
+        }
+        for mark, returns in enumerate(marks, 1)
+    ]
+    minutes = round((time.time() - started) / 60, 1)
+    result = {"fingerprint": fingerprint_of(dataset), "updates": UPDATES, "minutes": minutes, "curve": curve} | known
     path = result_file(dataset, side, algo, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    step = UPDATES[algo] // MARKS
-    lines = ["updates,return_mean,return_std,episodes,minutes"]
-    minutes = (time.time() - started) / 60
-    for mark, values in enumerate(returns, 1):
-        lines.append(f"{mark * step},{values.mean():.2f},{values.std():.2f},{len(values)},{minutes:.1f}")
-    path.write_text("\n".join(lines) + "\n")
-    print(f"{dataset} {side} {algo} seed {seed}: {returns[-1].mean():.1f}", flush=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(temporary, path)
+    print(f"{dataset} {side} {algo} seed {seed}: {marks[-1].mean():.1f}", flush=True)
 
 
-def run_missing(jobs: int, peer_python: str | None, algos: list[str]) -> None:
-    """Seed by seed and algorithm by algorithm, so that a cut leaves whole comparisons behind."""
+def run_missing(jobs: int, peer_python: str | None, algos: list[str]) -> int:
+    """Seed by seed and algorithm by algorithm, so that a cut leaves whole comparisons behind; returns how many failed."""
     sides = SIDES if peer_python else SIDES[:1]
-    cells = [(dataset, side, algo, seed) for seed in SEEDS for algo in algos for dataset in DATASETS for side in sides]
-    todo = [cell for cell in cells if not result_file(*cell).exists() and (DATA / f"{cell[0]}.npz").exists()]
-    running: list[subprocess.Popen[bytes]] = []
+    datasets = [dataset for dataset in DATASETS if (DATA / f"{dataset}.npz").exists()]
+    cells = [(dataset, side, algo, seed) for seed in SEEDS for algo in algos for dataset in datasets for side in sides]
+    python = ["--peer-python", peer_python] if peer_python else []
+    return run_all([["--run", *map(str, cell), *python] for cell in cells if finished(*cell) is None], jobs)
+
+
+def run_all(arguments: list[list[str]], jobs: int) -> int:
+    """This script with each of these arguments, ``jobs`` at a time; returns how many failed."""
+    todo, running, failed = list(arguments), list[subprocess.Popen[bytes]](), 0
     while todo or running:
-        running = [process for process in running if process.poll() is None]
+        done = [process for process in running if process.poll() is not None]
+        failed += sum(process.returncode != 0 for process in done)
+        running = [process for process in running if process not in done]
         while todo and len(running) < jobs:
-            command = [sys.executable, __file__, "--run", *map(str, todo.pop(0))]
-            command += ["--peer-python", peer_python] if peer_python else []
+            command = [sys.executable, sys.argv[0], *todo.pop(0)]
             running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
         time.sleep(2)
+    return failed
 
 
 def report() -> None:
     from provenance import RESULTS, provenance
 
+    rows = [row for dataset in DATASETS if (DATA / f"{dataset}.npz").exists() for row in rows_of(dataset)]
+    compare(rows)
+    names = sorted({row["reference"] or "none: these are returns" for row in rows})
+    result = {
+        "provenance": provenance(SEEDS),
+        "updates": UPDATES,
+        "final_episodes": FINAL_EPISODES,
+        "execution": {"sb3_pgr": EXECUTION, "d3rlpy": {"compile": False, "precision": "fp32"}},
+        "differences": DIFFERENCES,
+        "rows": rows,
+    }
+    (RESULTS / "offline_quality").mkdir(parents=True, exist_ok=True)
+    (RESULTS / "offline_quality" / "report.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{UPDATES:,} updates; IQM [95 % interval] and each seed. 0 and 100: {'; '.join(names)}.\n")
+    print("| dataset | algorithm | ours | d3rlpy | ours against d3rlpy | ours against BC | behaviour |")
+    print("|---|---|---|---|---|---|---|")
+    cells = {(row["dataset"], row["algorithm"], row["side"]): row for row in rows}
+    for dataset, algo in dict.fromkeys((row["dataset"], row["algorithm"]) for row in rows):
+        here = {side: cells.get((dataset, algo, side), {}) for side in SIDES}
+        some, mine = next(row for row in here.values() if row), here["sb3_pgr"]
+        verdicts = [mine.get("against_d3rlpy", ""), mine.get("against_bc", "")]
+        print(f"| {' | '.join([dataset, algo, *map(_text, here.values()), *verdicts, str(some['behaviour'])])} |")
+    print("\nWhat differs:")
+    for algo, difference in DIFFERENCES.items():
+        print(f"- {algo}: {difference}.")
+
+
+def rows_of(dataset: str) -> list[dict[str, Any]]:
+    """One for each algorithm and side that has finished runs."""
     from sb3_pgr import load_dataset
     from sb3_pgr.common.evaluation import bootstrap_interval, interquartile_mean
     from sb3_pgr.offline.scores import reference_scores
 
-    rows: list[dict[str, Any]] = []
-    for dataset in DATASETS:
-        if not (DATA / f"{dataset}.npz").exists():
-            continue
-        data = load_dataset(DATA / f"{dataset}.npz")
-        references = reference_scores(data.env_id, data.metadata)
-        assert references is not None
-        behaviour = round(float(references.normalize(data.episode_returns.mean())), 1)
-        for algo in UPDATES:
-            for side in SIDES:
-                paths = [result_file(dataset, side, algo, seed) for seed in SEEDS]
-                last = [float(path.read_text().split()[-1].split(",")[1]) for path in paths if path.exists()]
-                if last:
-                    scores = [float(references.normalize(value)) for value in last]
-                    rows.append(
-                        {
-                            "dataset": dataset, "behaviour": behaviour, "algorithm": algo, "side": side,
-                            "updates": UPDATES[algo], "scores": np.round(scores, 1).tolist(),
-                            "iqm": round(interquartile_mean(scores), 1), "interval_95": bootstrap_interval(scores),
-                        }
-                    )  # fmt: skip
-    result = {"provenance": provenance(list(SEEDS)), "final_episodes": FINAL_EPISODES, "rows": rows}
-    (RESULTS / "offline_quality").mkdir(parents=True, exist_ok=True)
-    (RESULTS / "offline_quality" / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    print("| dataset | algorithm | updates | ours | d3rlpy | behaviour |\n|---|---|---|---|---|---|")
+    data = load_dataset(DATA / f"{dataset}.npz")
+    references = reference_scores(data.env_id, data.metadata)
+
+    def score(returns: float) -> float:
+        return round(float(returns if references is None else references.normalize(returns)), 1)
+
+    rows = []
+    for algo in ALGOS:
+        for side in SIDES:
+            runs = {seed: found for seed in SEEDS if (found := finished(dataset, side, algo, seed)) is not None}
+            if not runs:
+                continue
+            scores = [score(found["curve"][-1]["return_mean"]) for found in runs.values()]
+            interval = bootstrap_interval(scores)
+            known = next(iter(runs.values()))
+            rows.append(
+                {
+                    "dataset": dataset, "fingerprint": data.fingerprint, "reference": references and references.name,
+                    "behaviour": score(data.played_returns.mean()), "algorithm": algo, "side": side, "seeds": list(runs),
+                    "scores": scores, "iqm": round(interquartile_mean(scores), 1),
+                    "interval_95": interval and [round(end, 1) for end in interval],
+                    "settings": known["settings"], "versions": known["versions"],
+                }
+            )  # fmt: skip
+    return rows
+
+
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Add verdicts: on our side against d3rlpy, on both against behaviour cloning of the same side."""
     cells = {(row["dataset"], row["algorithm"], row["side"]): row for row in rows}
-    for dataset, algo in dict.fromkeys((row["dataset"], row["algorithm"]) for row in rows):
-        texts = [
-            f"{cells[cell]['iqm']} {cells[cell]['scores']}" if (cell := (dataset, algo, side)) in cells else ""
-            for side in SIDES
-        ]
-        some = next(row for row in rows if (row["dataset"], row["algorithm"]) == (dataset, algo))
-        print(f"| {dataset} | {algo} | {some['updates']:,} | {' | '.join(texts)} | {some['behaviour']} |")
+    for (dataset, algo, side), row in cells.items():
+        if side == "sb3_pgr" and (dataset, algo, "d3rlpy") in cells:
+            row["against_d3rlpy"] = verdict(row, cells[dataset, algo, "d3rlpy"])
+        if algo != "bc" and (dataset, "bc", side) in cells:
+            row["against_bc"] = verdict(row, cells[dataset, "bc", side])
+
+
+def verdict(row: dict[str, Any], other: dict[str, Any]) -> str:
+    if row["interval_95"] is None or other["interval_95"] is None:
+        return "one seed"
+    (low, high), (other_low, other_high) = row["interval_95"], other["interval_95"]
+    return "better" if low > other_high else "worse" if high < other_low else "not worse"
+
+
+def _text(row: dict[str, Any]) -> str:
+    return f"{row['iqm']} {row['interval_95'] or ''} {row['scores']}" if row else ""
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="python of an environment with d3rlpy; without it only ours run")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--algos", nargs="+", default=list(UPDATES), choices=list(UPDATES))
+    parser.add_argument("--algos", nargs="+", default=list(ALGOS), choices=ALGOS)
     parser.add_argument("--run", nargs=4, metavar=("DATASET", "SIDE", "ALGO", "SEED"))
-    parser.add_argument("--peer", nargs=4, metavar=("DATASET", "ALGO", "SEED", "FOLDER"))
-    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--report", action="store_true", help="only the report, of what there is")
     args = parser.parse_args()
-    if args.peer:
-        peer(args.peer[0], args.peer[1], int(args.peer[2]), Path(args.peer[3]))
-    elif args.run:
+    if args.run:
         run(args.run[0], args.run[1], args.run[2], int(args.run[3]), args.peer_python)
     else:
-        if not args.report:
-            run_missing(args.jobs, args.peer_python, args.algos)
+        failed = 0 if args.report else run_missing(args.jobs, args.peer_python, args.algos)
         report()
+        if failed:
+            sys.exit(f"{failed} runs failed; their errors are above.")

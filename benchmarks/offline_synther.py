@@ -13,7 +13,6 @@ settings of ``zoo_configs``. Each run writes ``benchmarks/results/offline_synthe
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from offline_quality import DATA, evaluate, settings_of
+from offline_quality import DATA, evaluate, fingerprint_of, run_all, settings_of
 from provenance import RESULTS, provenance
 
 NAME, SHARE, FACTOR, UPDATES, SEEDS = "walker2d-medium-replay", 0.1, 10, 50_000, (0, 1, 2)
@@ -46,7 +45,7 @@ def dataset_of(arm: str, seed: int) -> Any:
     if arm == "subset":
         return real
     path, synthetic = WORK / f"real_{seed}.npz", WORK / f"synthetic_{seed}.npz"
-    if not synthetic.exists():
+    if not synthetic.exists() or load_dataset(synthetic).metadata["synthetic_from"] != real.fingerprint:
         save_npz(real, path)
         command = [sys.executable, "-m", "sb3_pgr", "upsample", str(path), "--num-samples", str(FACTOR * len(real))]
         subprocess.run([*command, "--seed", str(seed), "-o", str(synthetic)], check=True)
@@ -65,8 +64,12 @@ def run(arm: str, algo: str, seed: int) -> None:
     model = kind(**common, **settings_of(algo, data.env_id))
     model.learn(UPDATES, log_interval=-1)
     returns = evaluate(model, data.env_id, final=True)
-    result = {"rows": len(data), "fingerprint": data.fingerprint, "updates": UPDATES, "episodes": len(returns)}
-    result |= {
+    result = {
+        "rows": len(data),
+        "fingerprint": data.fingerprint,
+        "whole": fingerprint_of(NAME),
+        "updates": UPDATES,
+        "episodes": len(returns),
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
         "seconds": round(time.time() - started),
@@ -76,18 +79,20 @@ def run(arm: str, algo: str, seed: int) -> None:
     print(f"{arm} {algo} seed {seed}: {result}", flush=True)
 
 
-def run_missing(jobs: int) -> None:
-    todo = [(arm, algo, seed) for seed in SEEDS for arm in ARMS for algo in ALGOS if not result_file(arm, algo, seed).exists()]
+def finished(arm: str, algo: str, seed: int) -> dict[str, Any] | None:
+    """What a run wrote, if its rows are of the dataset that is there now."""
+    path = result_file(arm, algo, seed)
+    result = json.loads(path.read_text()) if path.exists() else {}
+    return result if result.get("whole") == fingerprint_of(NAME) else None
+
+
+def run_missing(jobs: int) -> int:
+    """Returns how many failed."""
+    todo = [(arm, algo, seed) for seed in SEEDS for arm in ARMS for algo in ALGOS if finished(arm, algo, seed) is None]
     for seed in SEEDS:  # once, before two learners ask for it
         if any(cell[0] == "upsampled" and cell[2] == seed for cell in todo):
             dataset_of("upsampled", seed)
-    running: list[subprocess.Popen[bytes]] = []
-    while todo or running:
-        running = [process for process in running if process.poll() is None]
-        while todo and len(running) < jobs:
-            command = [sys.executable, __file__, "--run", *map(str, todo.pop(0))]
-            running.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
-        time.sleep(2)
+    return run_all([["--run", *map(str, cell)] for cell in todo], jobs)
 
 
 def report() -> None:
@@ -98,7 +103,7 @@ def report() -> None:
     for arm in ARMS:
         texts, n = [], ""
         for algo in ALGOS:
-            results = [json.loads(path.read_text()) for seed in SEEDS if (path := result_file(arm, algo, seed)).exists()]
+            results = [result for seed in SEEDS if (result := finished(arm, algo, seed)) is not None]
             returns = [result["return_mean"] for result in results]
             if not returns:
                 texts.append("")
@@ -122,6 +127,7 @@ if __name__ == "__main__":
     if args.run:
         run(args.run[0], args.run[1], int(args.run[2]))
     else:
-        if not args.report:
-            run_missing(args.jobs)
+        failed = 0 if args.report else run_missing(args.jobs)
         report()
+        if failed:
+            sys.exit(f"{failed} runs failed; their errors are above.")

@@ -3,8 +3,8 @@ What a refit of the lean generator costs: fit, dynamics head, and drawing 100 00
 
     python benchmarks/refit_speed.py
 
-On 10 000 real transitions of random actions, the first fit (from scratch) and the next (which goes on from it), as it comes and
-compiled (whose first fit includes compiling), on all cores. Prints and writes ``benchmarks/results/refit_speed.json``.
+On 10 000 real transitions of random actions, the first fit (from scratch) and the next (which goes on from it), as it comes
+and compiled (whose first fit includes compiling), on all cores. Prints and writes ``benchmarks/results/refit_speed.json``.
 """
 
 import json

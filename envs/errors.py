@@ -2,4 +2,4 @@
 
 
 class ModelError(ValueError):
-    """A model is missing, damaged, or of another catalogue; the message names the command that builds it."""
+    """A model is missing, damaged, or another one than is needed; the message says what to do."""

@@ -76,6 +76,8 @@ STEPS = (
     Step("python benchmarks/report_speed.py"),
     Step("python benchmarks/buffer_speed.py"),
     Step("python benchmarks/ppo_drop_in.py"),
+    Step("python benchmarks/robots/experts.py"),
+    Step("python benchmarks/robots/memory.py"),
     Step(
         "python benchmarks/update_speed.py",
         peer("sbx", "sbx-rl"),
@@ -96,6 +98,8 @@ STEPS = (
         " && ".join([GEMS_BUILD, *(f"{GEMS_TRAIN} {seed}" for seed in range(3))]),
     ),
     Step("sb3-pgr benchmark benchmarks/robots/pick_cube.yml -o build/robots/pick_cube", DEMONSTRATIONS, short=True),
+    Step("python benchmarks/refit_speed.py"),
+    Step("python benchmarks/pgr_study/study.py whole_run --jobs 1"),
     Step("python benchmarks/pgr_study/study.py learning"),
     Step(
         "sb3-pgr upsample data.npz --num-samples 1000000 --relevance curiosity --generator paper --train-steps 100000",

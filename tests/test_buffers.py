@@ -379,6 +379,21 @@ def test_memory_of_shared_frames(stack):
     assert th.equal(sampled.next_observations["image"], expected.next_observations["image"])
 
 
+@pytest.mark.parametrize("length, grows", [(20, False), (10, True)])
+def test_a_ring_of_frames_has_room_for_short_episodes(length, grows):
+    space = spaces.Dict({"image": spaces.Box(0, 255, (3, 4, 4), np.uint8)})
+    buffer = TensorReplayBuffer(1000, space, ACT, device="cpu", optimize_memory_usage=True)
+    reserved, rng = buffer.nbytes, np.random.default_rng(0)
+    for _ in range(3000 // length):
+        frames = rng.integers(0, 256, (length + 1, 1, 3, 4, 4), np.uint8)
+        for i in range(length):
+            done = np.array([i == length - 1])
+            buffer.add({"image": frames[i]}, {"image": frames[i + 1]}, np.zeros((1, 2)), np.ones(1), done, [{}])
+    assert (buffer.nbytes > reserved) == grows and buffer.size() == 1000
+    newest = buffer.rows(th.tensor([(buffer.pos - 1) % 1000])).next_observations["image"][0]
+    assert np.array_equal(newest, frames[-1, 0])
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("algo, env_id", [(SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (DQN, "CartPole-v1")])
 def test_swap_is_bit_neutral(algo, env_id, normalize):

@@ -8,10 +8,14 @@ import signal
 import subprocess
 import time
 
+import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
 from commands import command, run
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_pgr.common.video import record_episodes
 
 SMALL = ["-params", "learning_starts:100", "gradient_steps:1", "n_critics:2", "policy_kwargs:dict(net_arch=[8])"]
 
@@ -62,6 +66,42 @@ def test_record_video_takes_the_newest_run(trained):
     run("record-video", *flags, "--model-path", models[-1], "-o", trained / "other.mp4")
     assert (trained / "other.mp4").is_file()
     assert "There is no saved model" in run("record-video", "--env", "Pendulum-v1", "-f", trained, expect=2)
+
+
+class Wide(gym.Env):
+    """Three steps long, and brighter with each."""
+
+    observation_space = action_space = gym.spaces.Box(-1, 1, (1,))
+    metadata, render_mode = {"render_modes": ["rgb_array"], "render_fps": 10}, "rgb_array"
+
+    def reset(self, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(1, np.float32), 1.0, self.steps == 3, False, {}
+
+    def render(self):
+        return np.full((65, 128, 3), 60 * self.steps, np.uint8)
+
+
+@pytest.mark.parametrize("size, shown", [(None, (128, 64)), ((64, 64), (64, 64))], ids=["own", "fitted"])
+def test_videos_show_the_end_and_keep_proportions(size, shown, tmp_path):
+    from moviepy import VideoFileClip
+
+    class Still:
+        predict = staticmethod(lambda obs, **_: (np.zeros((1, 1), np.float32), None))
+
+    env = DummyVecEnv([Wide])
+    assert record_episodes(Still(), env, tmp_path / "video.mp4", episodes=2, size=size) == [3, 3]
+    with VideoFileClip(str(tmp_path / "video.mp4")) as clip:
+        assert tuple(clip.size) == shown and clip.n_frames == 8
+        pictures = [clip.get_frame((i + 0.5) / 10) for i in range(8)]
+    middle, corner = (np.array([picture[row, 32].mean() for picture in pictures]) for row in (32, 2))
+    np.testing.assert_allclose(middle, [0, 60, 120, 180] * 2, atol=10)
+    assert (corner.max() < 20) == (size is not None)  # bars above and below
+    assert isinstance(env.envs[0], Wide)
 
 
 def test_enjoy_and_plots(trained):
@@ -168,7 +208,7 @@ BAD = {
         ["record-video", "--env", "Pendulum-v1", "--algo", "redq", "--model-path", __file__], 2, "cannot be loaded as a model"
     ),
     "stray model": (["record-video", "--env", "Pendulum-v1", "--model-path", __file__], 2, "--algo"),
-    "video size": (["train", "--algo", "redq", "--env", "Pendulum-v1", "--video-width", "0"], 2, "--video-width"),
+    "video size": (["train", "--algo", "redq", "--env", "Pendulum-v1", "--video-width", "0"], 2, "both sides"),
     "resume nothing": (["train", "--resume", "nowhere"], 2, "run.json"),
     "no run": (["enjoy", "--algo", "redq", "--env", "Pendulum-v1"], 2, "no run of redq"),
 }  # fmt: skip

@@ -177,7 +177,11 @@ def test_reference_scores():
     assert reference_scores("X-v0", {"ref_min_score": 0, "ref_max_score": 4}).normalize(1) == 25
     assert reference_scores("Unknown-v0") is None and reference_scores(None) is None
     assert reference_scores("AdroitHandPen-v1").low == 96.262799
-    assert reference_scores("dmc/hopper-hop-v0") is None and reference_scores("AntMaze_UMaze-v5") is None
+    assert reference_scores("dmc/hopper-hop-v0") is None
+    for maze in ("AntMaze_UMaze-v5", "AntMaze_Large_Diverse_GR-v4"):
+        assert reference_scores(maze).normalize(0.5) == 50
+    maze2d = reference_scores("PointMaze_Medium-v3")
+    assert (maze2d.low, maze2d.high, maze2d.name) == (13.13, 277.39, "D4RL-v1 reference on PointMaze_Medium-v3")
 
 
 def test_statistics_over_seeds():

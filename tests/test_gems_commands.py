@@ -1,11 +1,20 @@
 """Building models, training on latent slates, and recording datasets by command."""
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rl_zoo3.train
+import torch as th
 from commands import run
+
+from sb3_pgr.common.evaluation import HELD_OUT_SEED
+from sb3_pgr.offline.readers import load_dataset
+from sb3_pgr.zoo import collect, enjoy, gems, train
+from sb3_pgr.zoo.manager import Extras, Manager
 
 LATENT = "gems/focused_topdown_latent-v0"
 
@@ -20,7 +29,7 @@ def world(tmp_path_factory):
     return root, where
 
 
-def test_from_models_to_an_offline_score(world):
+def test_from_models_to_an_offline_score(world, monkeypatch):
     root, where = world
     small = ["policy_kwargs:dict(net_arch=[8])", "learning_starts:64", "gradient_steps:1", "n_envs:8", "compile:False"]
     arguments = ["--algo", "redq", "--env", LATENT, "-n", 1_600, "--save-freq", 800, "--eval-freq", 800, "--eval-episodes", 8]
@@ -29,14 +38,17 @@ def test_from_models_to_an_offline_score(world):
     evaluations = np.load(run_folder / "evaluations.npz")
     assert evaluations["results"].shape == (2, 8) and (evaluations["ep_lengths"] == 100).all()
 
-    collect = ["gems", "collect", "--env", LATENT, "--users", 9]
+    recorded = ["gems", "collect", "--env", LATENT, "--users", 9]
     output = run(
-        *collect, "--behaviour", "random", "logging", "medium", "expert", "--run", run_folder, "-o", "mixed.npz", **where
+        *recorded, "--behaviour", "random", "logging", "medium", "expert", "--run", run_folder, "-o", "mixed.npz", **where
     )
     assert "900 transitions of 9 users" in output and "Medium: rl_model_" in output
     data = np.load(root / "mixed.npz")
     assert data["observations"].shape == (900, 20) and data["actions"].shape == (900, 32)
     assert data["slates"].dtype == np.int16 and data["clicks"].sum() == data["rewards"].sum()
+
+    output = run(*recorded, "--through-decoder", "--behaviour", "random", "logging", "-o", "consistent.npz", **where)
+    assert "900 transitions" in output and load_dataset(root / "consistent.npz").metadata["through_decoder"]
 
     assert "9 of 100 to 100 rows" in run("dataset", "info", "mixed.npz", **where)
 
@@ -46,6 +58,27 @@ def test_from_models_to_an_offline_score(world):
         "train", "--algo", "iql", "--dataset", "mixed.npz", "-n", 40, *scored, "-f", "logs", "-params", *small, **where
     )
     assert "random slates and budget oracle" in output and "iql, last policy, 8 episodes" in output
+
+    # Models that were built anew mean other slates: neither dataset nor agent works with them.
+    shutil.copytree(root / "models/gems/focused_topdown", root / "rebuilt/gems/focused_topdown")
+    file = root / "rebuilt/gems/focused_topdown/slate_vae.pt"
+    saved = th.load(file, weights_only=True)
+    saved["state"]["low"] -= 0.1
+    th.save(saved, file)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("SB3_PGR_MODELS", str(root / "rebuilt"))
+    monkeypatch.setattr(Manager, "extras", Extras())
+    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", Manager)
+    for verb, *rest in (
+        [train, "--algo", "bc", "--dataset", "mixed.npz", "-n", 20],
+        [train, "--resume", run_folder, "-n", 2_400],
+        [enjoy, "--algo", "redq", "--env", LATENT, "--no-render"],
+        [collect, "--env", LATENT, "--episodes", 1, "-o", "x.npz"],
+        [gems, *recorded[1:], "--behaviour", "expert", "--run", run_folder, "-o", "x.npz"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["sb3-pgr", *map(str, rest)])
+        with pytest.raises(ValueError, match="is not the model that the agent or dataset was made with"):
+            verb.main()
 
 
 def test_refusals(world):
@@ -59,11 +92,31 @@ def test_refusals(world):
     missing = run("train", "--algo", "redq", "--env", "gems/diffuse_mix_latent-v0", "-n", 100, expect=2, **where)
     assert "sb3-pgr gems build --env gems/diffuse_mix-v0" in missing and "Traceback" not in missing
     assert "only once" in run(*collect, "logging", "logging", expect=2, **where)
+    assert "--through-decoder is for" in run(*collect, "random", "--through-decoder", expect=2, **where)
     assert not (root / "x.npz").exists()
     (root / "file").write_text("")
     build = ["gems", "build", "--env", "gems/focused_topdown-v0", "--preset", "tiny"]
     assert "Cannot write to file" in run(*build, "--models", "file", expect=2, **where)
     assert "--device nothing" in run(*build, "--device", "nothing", expect=2, **where)
+
+
+def test_runs_of_neighbouring_seeds_have_users_of_their_own(tmp_path, monkeypatch):
+    users = []
+
+    def seen(manager, model):
+        model.env.reset()
+        users.append(set(model.env.get_attr("stream")[0].seeds.tolist()))
+
+    monkeypatch.setattr(Manager, "learn", seen)
+    monkeypatch.setattr(Manager, "extras", Extras())
+    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", Manager)
+    world = ["--algo", "redq", "--env", "gems/focused_topdown-v0", "--eval-freq", "-1", "-f", str(tmp_path)]
+    params = ["n_envs:64", "buffer_size:100", "env_kwargs:dict(actions='top_k', observations='privileged')"]
+    for seed in ("0", "1", "0"):
+        monkeypatch.setattr(sys, "argv", ["train", *world, "--seed", seed, "-params", *params])
+        train.main()
+    assert users[0] == users[2] and len(users[0] | users[1]) == 128
+    assert not {*range(HELD_OUT_SEED, HELD_OUT_SEED + 10_000)} & (users[0] | users[1])
 
 
 def test_specifications_of_the_benchmarks():

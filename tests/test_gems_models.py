@@ -10,18 +10,19 @@ import torch as th
 from gems_models import tiny_models
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from sb3_pgr.envs.errors import ModelError
-from sb3_pgr.envs.gems import GemsConfig, GemsEngine, draw_items
+from sb3_pgr.envs.gems import GemsEngine, draw_items
 from sb3_pgr.envs.gems.belief import BeliefEncoder
 from sb3_pgr.envs.gems.build import RandomLatents
-from sb3_pgr.envs.gems.datasets import record
+from sb3_pgr.envs.gems.datasets import record, through_decoder
 from sb3_pgr.envs.gems.env import GemsEnv
 from sb3_pgr.envs.gems.extractor import HistoryExtractor
 from sb3_pgr.envs.gems.logs import simulate
-from sb3_pgr.envs.gems.model_files import SLATE_VAE, load_model, models_folder, save_model
-from sb3_pgr.envs.gems.policies import EpsilonGreedyOracle, RandomSlates
+from sb3_pgr.envs.gems.model_files import BELIEF, SLATE_VAE, load_model, models_folder, save_model
+from sb3_pgr.envs.gems.policies import ConstantSlate, EpsilonGreedyOracle, RandomSlates
 from sb3_pgr.envs.gems.slate_vae import SlateVAE, train_slate_vae
 from sb3_pgr.envs.gems.users import ACTIONS, OBSERVATIONS, make_users
 from sb3_pgr.envs.gems.vector import GemsVecEnv
+from sb3_pgr.envs.gems.world import make_engine
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from sb3_pgr.common.evaluation import HELD_OUT_SEED
@@ -215,10 +216,10 @@ def test_missing_model_names_the_command(tmp_path, monkeypatch):
 def test_wrong_models_are_refused(tmp_path):
     folder = tiny_models()[0]
     other = GemsEngine(draw_items(seed=77))
-    with pytest.raises(ModelError, match="other items"):
+    with pytest.raises(ModelError, match=r"of another world: items .*the command"):
         load_model(SlateVAE, folder / SLATE_VAE, other, "the command")
-    shorter = GemsEngine(draw_items(seed=0), GemsConfig(slate_size=8))
-    with pytest.raises(ModelError, match="8 a slate"):
+    shorter = make_engine("focused", "topdown", slate_size=8)
+    with pytest.raises(ModelError, match="slate_size 10, not 8"):
         load_model(SlateVAE, folder / SLATE_VAE, shorter, "the command")
     with pytest.raises(ModelError, match="not a BeliefEncoder"):
         load_model(BeliefEncoder, folder / SLATE_VAE, GemsEngine(draw_items()), "the command")
@@ -230,11 +231,46 @@ def test_wrong_models_are_refused(tmp_path):
         load_model(SlateVAE, tmp_path / "evil.pt", other, "the command")
 
 
+def test_models_of_another_world_are_refused():
+    folder = tiny_models()[0]
+    for items, world, options, message in (
+        (
+            "diffuse",
+            "topdown",
+            {},
+            "items .*Name another folder, or build with: sb3-pgr gems build --env gems/diffuse_topdown-v0",
+        ),
+        ("focused", "mix", {}, "click_model topdown, not mixed"),
+        ("focused", "topdown", {"diversity_penalty": 5.0}, r"diversity_penalty 1.0, not 5.0.*build_models\(engine, FOLDER\)"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            make_users(items, world, "latent", models=folder, **options)
+    make_users("focused", "topdown", "latent", models=folder, boredom_threshold=3)  # not what models are of
+
+
+def test_other_models_than_those_of_an_agent_are_refused(tmp_path):
+    folder = tiny_models()[0]
+    users = make_users("focused", "topdown", "latent", "belief", folder)
+    known = users.fingerprints
+    assert set(known) == {SLATE_VAE, BELIEF} and known[SLATE_VAE] != known[BELIEF]
+    users.actions.model.low -= 0.1
+    save_model(users.actions.model, tmp_path / SLATE_VAE, users.engine)
+    save_model(users.observations.encoder, tmp_path / BELIEF, users.engine)
+    for actions, observations in (("latent", "slate"), ("top_k", "belief"), ("slate", "slate")):
+        kept = make_users("focused", "topdown", actions, observations, folder, fingerprints=known)
+        assert kept.fingerprints.items() <= known.items()
+    make_users("focused", "topdown", "top_k", "belief", tmp_path, fingerprints=known)  # the same encoder
+    with pytest.raises(
+        ModelError, match=rf"{SLATE_VAE} is not the model.*{users.fingerprints[SLATE_VAE]}, not {known[SLATE_VAE]}"
+    ):
+        make_users("focused", "topdown", "latent", "belief", tmp_path, fingerprints=known)
+
+
 def test_bounds_are_saved(tmp_path):
     engine = GemsEngine(draw_items())
     model = SlateVAE()
     model.low.fill_(-2.5)
-    save_model(model, tmp_path / "model.pt", engine.items.fingerprint)
+    save_model(model, tmp_path / "model.pt", engine)
     loaded = load_model(SlateVAE, tmp_path / "model.pt", engine, "")
     np.testing.assert_allclose(loaded.to_latents(-np.ones((1, 32))), -2.5)
 
@@ -293,6 +329,34 @@ def test_recorded_datasets(kind):
     for step in range(12):
         replayed.show(data["slates"].reshape(7, 12, 10)[:, step].astype(np.int64))
         np.testing.assert_array_equal(replayed.outcome.clicks, data["clicks"].reshape(7, 12, 10)[:, step])
+
+
+def test_rows_of_slates_that_went_through_the_decoder_are_consistent():
+    """What is shown, and earns, is what the recorded action decodes to: the same actions, sent again, earn the same."""
+    users = make_users("focused", "topdown", "latent", "belief", tiny_models()[0], horizon=12)
+    data = record(users, through_decoder(users, EpsilonGreedyOracle(0.5)), None, first_user=40, n_users=7)
+    rows = {name: value.reshape(7, 12, *value.shape[1:]) for name, value in data.items()}
+    env = GemsVecEnv(7, "focused", "topdown", actions="latent", observations="belief", models=tiny_models()[0], horizon=12)
+    env.seed(40)
+    obs = env.reset()
+    for step in range(12):
+        np.testing.assert_array_equal(obs, rows["observations"][:, step])
+        np.testing.assert_array_equal(users.actions.to_slates(rows["actions"][:, step]), rows["slates"][:, step])
+        obs, rewards, _, _ = env.step(rows["actions"][:, step])
+        np.testing.assert_array_equal(rewards, rows["rewards"][:, step])
+
+
+def test_slates_are_encoded_with_the_clicks_that_they_would_get():
+    users = make_users("focused", "topdown", "latent", "belief", tiny_models()[0])
+    policy, twin = ConstantSlate(np.arange(10)), make_engine("focused", "topdown")
+    users.reset(np.arange(5), 0)
+    twin.reset(users.engine.keys)
+    before = users.engine.get_state()
+    action = through_decoder(users, policy)(np.zeros((5, 20)))
+    model, slates = users.actions.model, policy(twin)
+    np.testing.assert_array_equal(action, model.to_actions(model.latents(slates, twin.step(slates).clicks)))
+    for name, value in users.engine.get_state().items():
+        np.testing.assert_array_equal(value, before[name])
 
 
 def test_recording_needs_latent_actions_beliefs_and_one_behaviour():

@@ -3,12 +3,14 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from commands import run
 
 from sb3_pgr.offline import load_dataset
+from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo import diagnose, upsample
 from sb3_pgr.zoo.errors import UsageError
 
@@ -100,7 +102,9 @@ FAST = ["--num-samples", 150, "--train-steps", 60, "--relevance-steps", 5]
 def test_upsample_keeps_the_format(tmp_path, call, relevance, discrete):
     dataset(tmp_path / "data.npz", discrete=discrete)
     call(upsample, tmp_path / "data.npz", *FAST, "--relevance", relevance)
-    made, source = load_dataset(tmp_path / "data-synthetic.npz"), load_dataset(tmp_path / "data.npz")
+    name = "data-synthetic" if relevance == "uniform" else f"data-{relevance}"  # they leave each other alone
+    made, source = load_dataset(tmp_path / f"{name}.npz"), load_dataset(tmp_path / "data.npz")
+    assert (tmp_path / name / "diagnostics" / "refits.csv").is_file()
     for name in ("observations", "actions", "rewards", "next_observations", "terminals"):
         ours, theirs = getattr(made, name), getattr(source, name)
         assert ours.dtype == theirs.dtype and ours.shape == (150, *theirs.shape[1:]), name
@@ -109,7 +113,18 @@ def test_upsample_keeps_the_format(tmp_path, call, relevance, discrete):
         assert made.actions.std(0).min() > 1  # in their own units
     assert (made.timeouts != made.terminals).all()  # each row stands for itself
     assert made.metadata["synthetic_from"] == source.fingerprint
-    assert (tmp_path / "diagnostics" / "refits.csv").is_file()
+    assert not made.played.any()
+    np.testing.assert_array_equal(made.played_returns, source.episode_returns)
+
+
+def test_upsample_keeps_what_returns_are_compared_with(tmp_path, call):
+    dataset(tmp_path / "plain.npz")
+    reference = {"name": "ours", "random": 1, "expert": 9}
+    real = replace(load_dataset(tmp_path / "plain.npz"), env_id="A-v0", metadata={"reference": reference, "seed": 3})
+    save_npz(real, tmp_path / "data.npz")
+    call(upsample, tmp_path / "data.npz", *FAST)
+    made = load_dataset(tmp_path / "data-synthetic.npz")
+    assert made.env_id == "A-v0" and made.metadata["reference"] == reference and made.metadata["seed"] == 0
 
 
 @pytest.mark.parametrize(

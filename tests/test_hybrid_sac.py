@@ -1,5 +1,9 @@
 """HybridSAC: layouts of actions, the encoder, demonstrations, interventions, saving."""
 
+import json
+import warnings
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,13 +15,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
+from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.encoders import HybridExtractor
 from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.hybrid_sac.grippers import gripper_indices, to_classes, to_values
 from sb3_pgr.offline import DatasetError, load_dataset
 
-SMALL = dict(learning_starts=10, batch_size=8, buffer_size=200, device="cpu", seed=0)
+SMALL = dict(learning_starts=10, batch_size=8, buffer_size=400, device="cpu", seed=0)
 
 
 class Reach(gym.Env):
@@ -322,6 +327,13 @@ def test_learning_from_demonstrations_alone():
     assert any(not th.equal(a, b) for a, b in zip(before, model.actor.parameters(), strict=True))
     model.learn(20)  # and on, in the environment
     assert model.replay_buffer.online.size() == 20
+
+    drawn, update = [], model._update
+    model._update = lambda batch, full: drawn.append(batch["rewards"]) or update(batch, full)
+    model.learn_offline(10)
+    assert min(rewards.min() for rewards in drawn) >= 0  # live ones are negative
+    model.learn(15)
+    assert min(rewards.min() for rewards in drawn) < 0
     with pytest.raises(ValueError, match="no demonstrations"):
         HybridSAC("MlpPolicy", Reach(), **SMALL).learn_offline(10)
 
@@ -351,6 +363,14 @@ def test_by_command(tmp_path):
     model = HybridSAC.load(next(folder.glob("robots-pick_cube-v0.zip")), device="cpu")
     assert model.num_timesteps == 150 and model.policy.gripper_indices == (3,)
 
+    offline = ["--dataset", "demos.npz", "--eval-freq", -1, "--final-episodes", 1, "-f", "offline", "-n", 30]
+    run("train", "--algo", "hybrid_sac", *offline, cwd=tmp_path)
+    (folder,) = (tmp_path / "offline" / "hybrid_sac").iterdir()
+    run("train", "--resume", folder, "-n", 40, cwd=tmp_path)
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["updates"] == 40 and scores["last"]["episodes"] == 1 and scores["behaviour"]["return_mean"] == 1
+    assert np.isfinite(scores["off_policy"]["td_error"])
+
 
 @pytest.mark.parametrize(
     "arguments, message",
@@ -373,21 +393,88 @@ def test_by_command_wrongly(arguments, message, tmp_path):
 
 
 def test_what_the_operator_sees():
-    log = EpisodeLog(2, window=3)
+    log = EpisodeLog(2, window=3, gamma=0.5)
     assert log.summary() == {}
-    helped, alone = {"intervene_action": np.zeros(3)}, {}
+    helped, alone, earned = {"intervene_action": np.zeros(3)}, {}, np.array([1.0, 2.0])
     for _ in range(3):
-        log.step(np.array([False, False]), [helped, alone])
-    log.step(np.array([True, False]), [alone | {"is_success": True}, alone])  # 4 steps, 3 of them taken over
+        assert len(log.step(earned, np.array([False, False]), [helped, alone])) == 0
+    assert log.step(earned, np.array([True, False]), [alone | {"is_success": True}, alone]) == [1.875]  # 3 of 4 steps
     assert log.summary() == {"intervention_rate": 0.75, "cycle_steps": 4.0}
-    log.step(np.array([False, True]), [alone, alone])  # 5 steps without success
-    assert log.summary() == {"intervention_rate": 3 / 9, "cycle_steps": 4.0}
+    log.step(earned, np.array([False, True]), [alone, alone | {"true_success": True}])  # 5 steps without success
+    assert log.summary() == {"intervention_rate": 3 / 9, "cycle_steps": 4.0, "true_success_rate": 1.0}
     for _ in range(3):
-        log.step(np.array([True, False]), [alone, alone])
-    assert log.summary() == {"intervention_rate": 0.0}
+        log.step(earned, np.array([True, False]), [alone | {"true_success": False}, alone])
+    assert log.summary() == {"intervention_rate": 0.0, "true_success_rate": 0.0}
 
 
 def test_interventions_are_logged():
     model = HybridSAC("MlpPolicy", Reach(teacher_from=15), setup_mode="single-arm-learned-gripper", **SMALL)
     model.learn(80, log_interval=1)
     assert model._episode_log.summary() == {"intervention_rate": 0.25}
+
+
+def test_a_dataset_in_place_of_demonstrations(tmp_path):
+    model = HybridSAC("MlpPolicy", Reach(), setup_mode="single-arm-learned-gripper", dataset=demonstrations(), **SMALL)
+    model.learn(10).learn(5, reset_num_timesteps=False)
+    assert model.num_timesteps == 15 == model._n_updates and model.replay_buffer.online.size() == 0
+    assert model.dataset_fingerprint == model.dataset.fingerprint
+    model.save(tmp_path / "model.zip")
+    assert HybridSAC.load(tmp_path / "model.zip", device="cpu").dataset is None
+    with pytest.raises(ValueError, match="not both"):
+        HybridSAC("MlpPolicy", Reach(), demonstrations(), dataset=demonstrations(), **SMALL)
+
+
+def test_critics_value_the_continuous_entries_of_whole_actions():
+    model = HybridSAC("MlpPolicy", Reach(), gripper_indices=(1,), **SMALL)
+    obs, actions = th.randn(5, 3), th.rand(5, 4)
+    expected = model.critic.values(model.critic.encode(obs), actions[:, [0, 2, 3]])
+    th.testing.assert_close(model.critic.q_values(obs, actions), expected)
+    th.testing.assert_close(model.critic(obs, actions)[1].squeeze(1), expected[1])
+
+
+def test_returns_outside_of_the_value_range_are_said_once():
+    options = SMALL | dict(setup_mode="single-arm-fixed-gripper", value_range=(0, 1))
+    model = HybridSAC("MlpPolicy", Reach(), **options)
+    with pytest.warns(UserWarning, match=r"outside of value_range=\(0.0, 1.0\)") as caught:
+        model.learn(60)
+    assert len([warning for warning in caught if "value_range" in str(warning.message)]) == 1
+    with pytest.warns(UserWarning, match="value_range"):
+        HybridSAC("MlpPolicy", Reach(), demonstrations(), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        HybridSAC("MlpPolicy", Reach(), demonstrations(rewards=np.arange(40) % 20 == 19), **options)
+
+
+def test_missing_grasp_penalties_are_said_where_they_matter():
+    with pytest.warns(UserWarning, match="no grasp_penalty"):
+        HybridSAC("MlpPolicy", Reach(), demonstrations(), "single-arm-learned-gripper", **SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        HybridSAC("MlpPolicy", Reach(), demonstrations(), "single-arm-fixed-gripper", **SMALL)
+        HybridSAC("MlpPolicy", Reach(), demonstrations(grasp_penalty=np.zeros(40)), "single-arm-learned-gripper", **SMALL)
+
+
+def test_what_has_hardly_moved_does_not_explode():
+    extractor = HybridExtractor(spaces.Box(-1, 1, (3,)))
+    extractor.state_norm.update(th.tensor([0.02, 0.0, 0.0]) + 1e-4 * th.randn(100, 3))
+    assert extractor(th.tensor([[0.12, 0.0, -0.1]])).tolist()[0][::2] == [10, -10]
+
+
+def test_the_device_is_chosen(monkeypatch):
+    monkeypatch.setattr(th.cuda, "is_available", lambda: False)
+    for there, device in ((True, "mps"), (False, "cpu")):
+        monkeypatch.setattr(th.backends.mps, "is_available", lambda there=there: there)
+        assert choose_device("auto").type == device and choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["pick_cube", "pick_cube_images", "lift_tray", "offline"])
+def test_specifications(name, tmp_path, monkeypatch):
+    from sb3_pgr.zoo.registry import register
+    from sb3_pgr.zoo.studies.spec import load_spec, runs_of
+
+    register()
+    monkeypatch.chdir(tmp_path)
+    Path("build/robots").mkdir(parents=True)
+    for file in ("pick_cube", "pick_cube_images", "lift_tray"):
+        Path(f"build/robots/{file}.npz").touch()
+    assert runs_of(load_spec(Path(__file__).parents[1] / f"benchmarks/robots/{name}.yml"))

@@ -6,11 +6,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pgr import BC, BCQ, CQL, IQL, TD3BC
 from sb3_pgr.common.callbacks import ResumableCheckpoint
@@ -18,6 +19,7 @@ from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.common.health import DivergedError
 from sb3_pgr.offline import DatasetError, load_dataset
 from sb3_pgr.offline.signals import saturated_share
+from sb3_pgr.offline.spaces_only import SpacesOnly
 
 VALUE_BASED = [TD3BC, IQL, BCQ, CQL]
 SMALL = dict(batch_size=32, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
@@ -123,6 +125,85 @@ def test_resume_is_exact(algorithm, data, tmp_path, normalize, small):
     assert th.equal(weights(whole), weights(resumed)) and not th.equal(weights(whole), weights(cut))
 
 
+@every
+def test_stopping_within_a_block(algorithm, data, small):
+    """All that was learned is counted, and learning goes on from there."""
+
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps != 7
+
+    model = algorithm("MlpPolicy", dataset=data, block_size=10, **small).learn(40, Stop())
+    assert (model.num_timesteps, model._n_updates) == (10, 10)
+    model.learn(20, reset_num_timesteps=False)
+    assert (model.num_timesteps, model._n_updates) == (30, 30)
+
+
+class Double(gym.ObservationWrapper):
+    """Observations in float64, as MuJoCo's are."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+    def observation(self, observation):
+        return observation.astype(np.float64)
+
+
+@pytest.fixture
+def saved(algorithm, data, small, tmp_path):
+    """How a model is loaded from its file, its dataset, and an environment whose observations are of another type."""
+    env = Double(gym.make("Pendulum-v1"))
+    dataset = load_dataset(data, action_space=env.action_space)
+    algorithm("MlpPolicy", dataset=dataset, **small).learn(20).save(tmp_path / "model")
+    return lambda **kwargs: algorithm.load(tmp_path / "model", **kwargs), dataset, env
+
+
+@value_based
+@pytest.mark.parametrize("order", ["env, dataset", "dataset, env", "dataset"])
+def test_goes_on_online_after_loading(saved, order):
+    load, dataset, env = saved
+    model = load() if "env" in order else load(env=env)
+    for given in order.split(", "):
+        model.set_env(env) if given == "env" else model.set_dataset(dataset)
+    model.learn(40)
+    assert model.replay_buffer.online.size() == 40
+    assert {name: part["share"] for name, part in model.replay_buffer.statistics().items()} == {"online": 0.5, "dataset": 0.5}
+
+
+@value_based
+def test_a_missing_dataset_is_said(saved):
+    load, _, env = saved
+    with pytest.warns(UserWarning, match="not saved with a model"):
+        load(env=env).learn(30)
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        load().learn(10)
+
+
+@every
+def test_loading_with_a_dataset(saved):
+    load, dataset, env = saved
+    model = load(env=env, dataset=dataset).learn(20)
+    assert model.num_timesteps == 20 and model.replay_buffer.online.size() == 0 and model.get_env().num_envs == 1
+    other = DummyVecEnv([lambda: SpacesOnly(spaces.Box(-1, 1, (2,)), env.action_space)])
+    with pytest.raises(ValueError, match="are not those of the model"):
+        load(env=other)
+
+
+@every
+@pytest.mark.parametrize(
+    "shapes",
+    [dict(speed=(1,), other=(2,)), dict(speed=(2,), angle=(2,)), dict(speed=(1,))],
+    ids=["key", "shape", "fewer"],
+)
+def test_other_observations_are_refused(algorithm, data, small, shapes):
+    split = dict(data)
+    for name in ("observations", "next_observations"):
+        split[name] = {"speed": data[name][:, 2:], "angle": data[name][:, :2]}
+    model = algorithm("MultiInputPolicy", dataset=split, **small)
+    other = spaces.Dict({key: spaces.Box(-9, 9, shape) for key, shape in shapes.items()})
+    with pytest.raises(ValueError, match=r"are not those of the model|datasets alone"):
+        model.set_env(DummyVecEnv([lambda: SpacesOnly(other, model.action_space)]))
+
+
 @value_based
 def test_goes_on_online(algorithm, data, small):
     """Half of a batch is live experience, whose rewards go through the dataset's map."""
@@ -137,6 +218,7 @@ def test_goes_on_online(algorithm, data, small):
     assert counts["online"]["share"] == counts["dataset"]["share"] == 0.5
     live = replay.online.rewards[:30].flatten()
     assert live.max() <= 1 and live.min() >= 0.5 * -16.3 + 1
+    assert model.largest_reward >= float(live.abs().max())  # by which values are judged
     stored = replay.sources["dataset"].rewards[: len(data["rewards"]), 0]
     np.testing.assert_allclose(stored, 0.5 * data["rewards"] + 1, rtol=1e-5, atol=1e-5)
 
@@ -241,17 +323,20 @@ def test_the_same_dataset_in_any_form(algorithm, data, small):
 
 
 def test_divergence_is_said_once_and_nan_stops(data, recwarn):
-    model = TD3BC("MlpPolicy", dataset=data, policy_kwargs=dict(net_arch=[8]), seed=0, device="cpu")
+    model = TD3BC("MlpPolicy", "Pendulum-v1", dataset=data, policy_kwargs=dict(net_arch=[8]), seed=0, device="cpu")
     model.learn(40)
     assert not [w for w in recwarn if "values diverge" in str(w.message)]
     assert model.value_bound == pytest.approx(np.abs(data["rewards"]).max() / (1 - model.gamma), rel=1e-5)
-    model.value_bound = 1e-3
+    model.largest_reward = 1e-5
     with pytest.warns(UserWarning, match=r"no policy can earn more than 0\.001") as seen:
         model.learn(80)
     assert len(seen) == 1
     model.replay_buffer.sources["dataset"].rewards[:] = float("nan")
-    with pytest.raises(DivergedError, match="critic_loss"):
-        model.learn(20)
+    online = copy.deepcopy(model)
+    online.set_env(make_vec_env("Pendulum-v1", 1))
+    for learner in (model, online):
+        with pytest.raises(DivergedError, match="critic_loss"):
+            learner.learn(20)
 
 
 def test_saturated_actions_are_logged(data, tmp_path):

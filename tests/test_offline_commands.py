@@ -1,15 +1,19 @@
 """From dataset to score, as a user types it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 from commands import run
+from stable_baselines3.common.env_util import make_vec_env
 
+from sb3_pgr import IQL
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import OFFLINE, register
+from sb3_pgr.zoo.scores import report_scores
 
 ENV = "Pendulum-v1"
 
@@ -74,6 +78,25 @@ def test_without_any_environment(folder):
     scores = json.loads((root / "scores.json").read_text())
     assert "last" not in scores and np.isfinite(scores["off_policy"]["initial_value"])
     run("train", "--resume", root, "-n", 30)
+
+
+@pytest.mark.parametrize("played", [True, False])
+def test_scores_are_of_the_environment_they_come_from(tmp_path, played):
+    """And behaviour is that of episodes: synthetic rows are none."""
+    random = np.random.default_rng(0)
+    data = {
+        "observations": random.normal(size=(60, 11)), "actions": random.uniform(-1, 1, (60, 3)), "rewards": np.ones(60),
+        "next_observations": random.normal(size=(60, 11)), "terminals": np.zeros(60), "timeouts": np.arange(60) % 20 == 19,
+    }  # fmt: skip
+    if not played:
+        data["episode_return"] = np.full(60, np.nan)
+    dataset = replace(load_dataset(data), env_id="Hopper-v4", metadata={"played_returns": [20.0, 22.0]})
+    model = IQL("MlpPolicy", dataset=dataset, policy_kwargs=dict(net_arch=[8]), device="cpu")
+    report_scores(model, "iql", make_vec_env("Hopper-v5", 1), tmp_path, 1)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["reference"]["name"] == "D4RL-v2 reference on Hopper-v5"
+    assert (scores["behaviour"]["return_mean"], scores["behaviour"]["episodes"]) == ((20, 3) if played else (21, 2))
+    assert ("initial_value" in scores["off_policy"]) == played
 
 
 @pytest.mark.parametrize(

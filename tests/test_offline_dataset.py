@@ -1,18 +1,23 @@
 """Loading and checking datasets."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3 import DQN, SAC
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_pgr import TensorReplayBuffer
+from sb3_pgr import BC, IQL, TensorReplayBuffer
 from sb3_pgr.offline import DatasetError, OfflineDataset, load_dataset
+from sb3_pgr.offline.dataset import concatenate
+from sb3_pgr.offline.description import summary
+from sb3_pgr.offline.off_policy_evaluation import FQE, off_policy_scores
 from sb3_pgr.offline.readers import save_minari, save_npz
+from sb3_pgr.offline.transforms import reward_map
 from sb3_pgr.zoo import dataset as command
 from sb3_pgr.zoo.errors import UsageError
 
@@ -73,10 +78,56 @@ def test_boundaries_are_recovered(lengths, seed, data):
     shifted = load_dataset({name: full[name] for name in NAMES if name != "next_observations"})
     kept = ~full["timeouts"]
     equal(shifted, whole.select(np.flatnonzero(kept)), ("actions", "rewards", "terminals", "observations"))
-    inside = ~shifted.terminals  # at a true end the next observation does not matter
+    inside = ~shifted.terminals
     np.testing.assert_array_equal(shifted.next_observations[inside], full["next_observations"][kept][inside])
-    returns = [full["rewards"][s : e + 1][kept[s : e + 1]].sum() for s, e in zip(whole.episode_starts, whole.episode_ends)]
-    np.testing.assert_allclose(shifted.episode_returns, returns, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(shifted.next_observations[~inside], shifted.observations[~inside])  # not another episode's
+    np.testing.assert_allclose(shifted.episode_returns, whole.episode_returns, rtol=1e-5, atol=1e-5)
+    assert shifted.select_episodes(np.array([1])).episode_returns == pytest.approx(whole.episode_returns[1:2], abs=1e-5)
+
+
+def single_transitions(dataset):
+    """As ``upsample`` writes them."""
+    return replace(
+        dataset,
+        timeouts=~dataset.terminals,
+        metadata={"played_returns": dataset.played_returns.tolist()},
+        extras={"episode_return": np.full(len(dataset), np.nan)},
+    )
+
+
+@pytest.fixture
+def real():
+    return load_dataset(arrays((6, 9, 8), ("terminal", "timeout", "timeout")), action_space=spaces.Box(-1, 1, (2,)))
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0], [1, 1], [1]])
+def test_single_transitions_have_the_returns_behind_them(real, order, tmp_path):
+    save_npz(concatenate([[real, single_transitions(real)][i] for i in order], "both"), tmp_path / "both.npz")
+    both = load_dataset(tmp_path / "both.npz")
+    assert both.played.sum() == (3 if 0 in order else 0)
+    assert sorted(set(both.played_returns)) == pytest.approx(sorted(real.episode_returns), rel=1e-5)
+    assert reward_map("return_range", both) == pytest.approx(reward_map("return_range", real), rel=1e-5)
+    assert "single transitions" in summary(both)["episodes"] and summary(both)["mean return"] == summary(real)["mean return"]
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_single_transitions_are_no_episodes(real, mixed):
+    data = concatenate([real, single_transitions(real)], "both") if mixed else single_transitions(real)
+    with pytest.raises(DatasetError, match="part of no episode: best_fraction must be 1"):
+        BC("MlpPolicy", dataset=data, best_fraction=0.5)
+    model = IQL("MlpPolicy", dataset=data, reward_transform="return_range", policy_kwargs=dict(net_arch=[8]), device="cpu")
+    scores, wanted = off_policy_scores(model, data), off_policy_scores(model, real)
+    assert scores["td_error"] == pytest.approx(wanted["td_error"], rel=1e-4)
+    for name in ("initial_value", "soft_opc"):
+        assert scores.get(name) == (pytest.approx(wanted[name], rel=1e-4) if mixed else None)
+    if mixed:
+        values = [FQE(model, rows, device="cpu").initial_value() for rows in (data, real)]
+        assert values[0] == pytest.approx(values[1], rel=1e-4)
+    else:
+        with pytest.raises(DatasetError, match="no episodes to judge by"):
+            FQE(model, data)
+    with pytest.raises(DatasetError, match="nobody knows the range"):
+        reward_map("return_range", replace(single_transitions(real), metadata={}))
 
 
 def test_split_keeps_episodes_whole():
@@ -168,6 +219,27 @@ def test_discrete_replay_buffer():
     assert dataset.terminals.sum() >= 2
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IQL("MlpPolicy", "Pendulum-v1", buffer_size=10).replay_buffer, "MixtureReplayBuffer has several .*online"),
+        (lambda: PPO("MlpPolicy", "Pendulum-v1").rollout_buffer, "RolloutBuffer does not hold next observations"),
+    ],
+    ids=["mixture", "rollout"],
+)
+def test_other_buffers_are_refused(make, message):
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(make())
+
+
+def test_a_source_of_a_mixture():
+    data = arrays()
+    rows = IQL("MlpPolicy", dataset=data, policy_kwargs=dict(net_arch=[8])).replay_buffer.sources["dataset"]
+    loaded, wanted = load_dataset(rows), load_dataset(data)
+    equal(loaded, wanted, [name for name in NAMES if name != "actions"])
+    np.testing.assert_allclose(loaded.actions, wanted.actions, atol=1e-6)  # they were scaled, and back
+
+
 def test_what_is_mended_is_counted():
     data = arrays()
     data["observations"], data["rewards"] = data["observations"].astype(np.float64), data["rewards"][:, None]
@@ -183,6 +255,9 @@ def test_what_is_mended_is_counted():
     assert dataset.actions.max() <= 1 and any("1 rows slightly outside" in note for note in dataset.corrections)
     data["actions"] *= 30
     assert "range of the actions" in load_dataset(data).corrections[0]
+    del data["next_observations"]
+    (note,) = (note for note in load_dataset(data).corrections if "next_observations" in note)
+    assert "2 rows without one left out, 1 terminal rows given their own" in note
 
 
 def nan(data):
@@ -262,12 +337,35 @@ def test_refusals(tmp_path, spoil, message, form):
         load_dataset(source, action_space=spaces.Box(-1, 1, (2,)))
 
 
+@pytest.mark.parametrize("name", ["observations", "rewards", "slates"])
+def test_ragged_lists(name):
+    with pytest.raises(DatasetError, match=f"{name} must be numbers of one shape, but its rows differ in length"):
+        load_dataset(arrays() | {name: [[1.0, 2.0]] * 11 + [[1.0]]})
+
+
+def test_damaged_files(tmp_path):
+    """Whichever byte is wrong."""
+    path, refused = tmp_path / "data.npz", 0
+    save_npz(load_dataset(arrays()), path)
+    sound = path.read_bytes()
+    for i in range(0, len(sound), 5):
+        path.write_bytes(sound[:i] + bytes([sound[i] ^ 0xFF]) + sound[i + 1 :])
+        try:
+            load_dataset(path)
+        except DatasetError:
+            refused += 1
+    assert refused > len(sound) / 10
+
+
 def test_unreadable_files(tmp_path):
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     (tmp_path / "cut.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n and no more")
     (tmp_path / "folder").mkdir()
     for source, message in (
         (tmp_path / "cut.npz", "cannot be read as an npz file"),
+        (tmp_path / "one.npz", "cannot be read as an npz file"),
         (tmp_path / "cut.hdf5", "cannot be read as an HDF5 file"),
         (tmp_path / "none.npz", "There is no file"),
         (tmp_path / "folder", "nor a Minari dataset"),

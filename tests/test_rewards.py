@@ -1,5 +1,6 @@
 """Reward classifier and pickled recordings."""
 
+import csv
 import os
 import pickle
 from collections import OrderedDict
@@ -10,7 +11,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from numpy._core.numeric import _frombuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 
+from sb3_pgr import HybridSAC
+from sb3_pgr.common.callbacks import TrueSuccessEvalCallback
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.offline.dataset import DatasetError
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
@@ -165,21 +171,50 @@ def test_the_classifier_s_verdict_replaces_the_reward(trained):
     assert all(strict.step(np.zeros(2))[1] == 0 for _ in range(3))
     with pytest.raises(ClassifierError):
         ClassifierReward(gym.make("Pendulum-v1"), trained[0])
+    with pytest.raises(ClassifierError, match="no function that can be imported"):
+        ClassifierReward(Camera(), trained[0], condition="nowhere:function")
+
+
+class Endless(Camera):
+    """Ends where the classifier says so, and nowhere else."""
+
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+def test_episodes_that_the_classifier_ends_are_counted(trained, tmp_path):
+    """SB3 puts Monitor below this wrapper: it does not see them end."""
+
+    class Still:
+        predict = staticmethod(lambda obs, **_: (np.zeros((1, 2)), None))
+
+    options = dict(wrapper_class=ClassifierReward, wrapper_kwargs=dict(classifier=trained[0], condition="builtins:bool"))
+    returns, lengths = evaluate_policy(Still(), make_vec_env(Endless, **options), 2, return_episode_rewards=True)
+    assert (returns, lengths) == ([15, 15], [3, 3])  # of the task, which is never done
+    model = HybridSAC("MultiInputPolicy", make_vec_env(Endless, **options), buffer_size=100, device="cpu")
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(6, TrueSuccessEvalCallback(make_vec_env(Endless, **options), n_eval_episodes=1, eval_freq=6, verbose=0))
+    row = list(csv.DictReader((tmp_path / "progress.csv").open()))[-1]
+    assert (float(row["eval/success_rate"]), float(row["eval/true_success_rate"])) == (1, 0)
+    assert model._episode_log.summary()["true_success_rate"] == 0 and len(model.ep_info_buffer) == 2
 
 
 def test_folders(tmp_path):
     np.savez(tmp_path / "a.npz", **images(True))
     records = [{"observations": {"front": np.zeros((1, 16, 16, 3), np.uint8), "state": np.zeros((1, 4))}, "labels": 1}] * 3
     (tmp_path / "b.pkl").write_bytes(pickle.dumps(records))
-    parts = read_folder(tmp_path, ["front"])
+    parts = read_folder(tmp_path, ["front"], True)
     assert [part["front"].shape for part in parts.values()] == [(20, 16, 16, 3), (3, 16, 16, 3)]
     with pytest.raises(ClassifierError, match=r"b\.pkl has no images \['wrist'\]"):
-        read_folder(tmp_path, ["wrist"])
+        read_folder(tmp_path, ["wrist"], True)
+    with pytest.raises(ClassifierError, match=r"b\.pkl lies in the folder of failure, but 3 of its 3 labels say success"):
+        read_folder(tmp_path, ["front"], False)
     np.savez(tmp_path / "c.npz", **images(True, size=32))
     with pytest.raises(ClassifierError, match="several sizes"):
-        read_folder(tmp_path, ["front"])
+        read_folder(tmp_path, ["front"], True)
     with pytest.raises(ClassifierError, match=r"no \.npz or"):
-        read_folder(tmp_path / "none", ["front"])
+        read_folder(tmp_path / "none", ["front"], True)
 
 
 class Malicious:
@@ -265,6 +300,10 @@ def test_transitions_of_hil_serl(tmp_path):
     assert arrays["observations"]["front"][4].max() == 102 and arrays["observations"]["state"].shape == (5, 4)
     assert arrays["terminals"].sum() == 0 and arrays["timeouts"].tolist() == [False] * 4 + [True]  # done, but its mask is 1
     np.testing.assert_allclose(arrays["grasp_penalty"], [0, -0.02, 0, 0, 0])
+    with pytest.warns(UserWarning, match="2 of 5 transitions have no grasp_penalty"):
+        partly = transitions_of([record(i, **({"infos": {}} if i > 2 else {})) for i in range(5)], "demos")
+    np.testing.assert_allclose(partly["grasp_penalty"], [0, -0.02, 0, 0, 0])
+    assert "grasp_penalty" not in transitions_of([record(i, infos={}) for i in range(5)], "demos")
     ended = transitions_of([record(i, masks=float(i != 4)) for i in range(5)], "demos")
     assert ended["terminals"].tolist() == [False] * 4 + [True] and not ended["timeouts"].any()
     (tmp_path / "demos.pkl").write_bytes(pickle.dumps([record(i) for i in range(5)]))

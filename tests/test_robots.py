@@ -8,7 +8,8 @@ from gymnasium.utils.env_checker import check_env
 from sb3_pgr.envs.registration import ROBOTS
 from sb3_pgr.envs.robots import ArrangeBoxes, LiftTray, PickCube
 from sb3_pgr.envs.robots.experts import expert_action
-from sb3_pgr.envs.robots.interventions import ScriptedSource, whole_action
+from sb3_pgr.envs.robots.interventions import SOURCES, ScriptedSource, whole_action
+from sb3_pgr.envs.robots.pick_cube import holds_up
 from sb3_pgr.envs.robots.recording import record_demonstrations, record_frames
 from sb3_pgr.envs.robots.wrappers import FlatObservation, GripperPenalty, Intervention, RelativeFrame, SuccessInfo
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
@@ -183,6 +184,7 @@ def test_interventions_are_executed_reported_and_counted():
     infos = [env.step(np.zeros(4))[4] for _ in range(6)]
     assert ["intervene_action" in info for info in infos] == [False, True, True, False, True, False]
     assert infos[-1]["intervention_count"] == 2 and infos[-1]["intervention_rate"] == 0.5
+    assert infos[3]["intervention_count"] == 1 and infos[3]["intervention_rate"] == 0.5  # a time limit may lie outside
     assert infos[1]["grasp_penalty"] == -0.02  # of what was done, not of what the policy wanted
 
 
@@ -251,3 +253,27 @@ def test_frames_of_success_and_failure():
     assert len(success["front"]) == 15 and len(failure["front"]) > 5
     with pytest.raises(ValueError, match="with images"):
         record_frames(gym.make("robots/pick_cube-v0"), seed=0)
+
+
+@pytest.mark.parametrize("options", [dict(render_mode="human"), dict(interventions="keyboard")], ids=str)
+def test_a_window(options, monkeypatch):
+    """Whoever helps by hand sees what happens."""
+    pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setitem(SOURCES, "keyboard", lambda **_: ScriptedSource(patience=0))
+    env = gym.make("robots/pick_cube-v0", **options)
+    assert env.render_mode == "human"
+    env.reset(seed=0)
+    *_, info = env.step(np.zeros(4, np.float32))
+    assert env.get_wrapper_attr("screen_size") == (512, 256)  # all cameras
+    assert ("intervene_action" in info) == ("interventions" in options)
+    env.close()
+
+
+def test_a_gripper_knows_whether_it_holds_something_up(pick_cube):
+    obs, _ = pick_cube.reset(seed=0)
+    over = False
+    while not over:
+        assert not holds_up({"state": obs}) or obs[2] > 0.1
+        obs, _, over, _, info = pick_cube.step(expert_action(pick_cube))
+    assert info["is_success"] and holds_up({"state": obs})

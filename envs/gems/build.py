@@ -126,8 +126,8 @@ def build_models(
     half = preset.belief_users // 2
     seen = logs[:half] + logged(engine, RandomLatents(slate_vae, seed=seed), LATENT_USERS, half)
     belief, belief_scores = belief_of(seen, "belief")
-    save_model(slate_vae, folder / SLATE_VAE, engine.items.fingerprint)
-    save_model(belief, folder / BELIEF, engine.items.fingerprint)
+    save_model(slate_vae, folder / SLATE_VAE, engine)
+    save_model(belief, folder / BELIEF, engine)
     summary = {
         "items": engine.items.fingerprint,
         "world": asdict(engine.config),

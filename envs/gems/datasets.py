@@ -87,3 +87,21 @@ def _episodes(
         "episode_ids": np.repeat(np.arange(first_user, first_user + n, dtype=np.int64), horizon),
         "timesteps": timesteps,
     }
+
+
+def through_decoder(users: Users, policy: SlatePolicy) -> Act:
+    """
+    A policy of slates as an agent, for ``record``: its slates are encoded, with the clicks that they would get, and what that
+    decodes to is shown instead of them.
+
+    :param users: with latent actions
+    """
+    engine, model = users.engine, users.actions.model  # type: ignore[attr-defined]
+
+    def act(obs: Observed) -> np.ndarray:
+        slates, before = policy(engine), engine.get_state()
+        clicks = engine.step(slates).clicks
+        engine.set_state(before)
+        return np.asarray(model.to_actions(model.latents(slates, clicks)))
+
+    return act

@@ -23,7 +23,7 @@ class GemsEnv(gym.Env):
     :param render_mode: ``"ansi"`` or ``"rgb_array"``
     :param options: see ``make_users``: what actions and observations are, and numbers of ``GemsConfig`` that are to differ
     :raises ValueError: on a name or number that makes no sense
-    :raises ModelError: if a model is needed that is missing, or of other items
+    :raises ModelError: if a model is needed that is missing, or another one
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}

@@ -1,8 +1,9 @@
 """Where the models of a world lie, and reading them."""
 
+import hashlib
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch as th
 from sb3_pgr.envs.errors import ModelError
@@ -11,6 +12,7 @@ from sb3_pgr.envs.gems.engine import GemsEngine
 from sb3_pgr.envs.gems.slate_vae import SlateVAE
 
 SLATE_VAE, BELIEF = "slate_vae.pt", "belief.pt"
+MODELLED = ("slate_size", "click_model", "diversity_penalty")  # numbers of a world that its models are of
 Model = TypeVar("Model", SlateVAE, BeliefEncoder)
 
 
@@ -20,21 +22,23 @@ def models_folder(items: str, world: str) -> Path:
     return home / "gems" / f"{items}_{world}"
 
 
-def save_model(model: SlateVAE | BeliefEncoder, path: Path, fingerprint: str) -> None:
+def save_model(model: SlateVAE | BeliefEncoder, path: Path, engine: GemsEngine) -> None:
     """
-    :param fingerprint: of the items
+    :param engine: of the world that it learned
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
-    th.save({"kind": type(model).__name__, "items": fingerprint, "sizes": model.sizes, "state": model.state_dict()}, temporary)
+    content = {"kind": type(model).__name__, "world": _world(engine), "sizes": model.sizes, "state": model.state_dict()}
+    th.save(content, temporary)
     os.replace(temporary, path)
 
 
-def load_model(kind: type[Model], path: Path, engine: GemsEngine, command: str) -> Model:
+def load_model(kind: type[Model], path: Path, engine: GemsEngine, command: str, wanted: str | None = None) -> Model:
     """
     :param kind: class of the model
-    :param engine: whose items it must be of
+    :param engine: of whose world it must be
     :param command: that builds it, for the message if it cannot be used
+    :param wanted: the fingerprint that it must have
     :raises ModelError: naming the file and what is wrong with it
     """
     if not path.is_file():
@@ -43,15 +47,32 @@ def load_model(kind: type[Model], path: Path, engine: GemsEngine, command: str) 
         saved = th.load(path, map_location="cpu", weights_only=True)
         if saved["kind"] != kind.__name__:
             raise ModelError(f"{path} is a {saved['kind']}, not a {kind.__name__}. Build it again with: {command}")
-        model = kind(**saved["sizes"])
+        model, world = kind(**saved["sizes"]), dict(saved["world"])
         model.load_state_dict(saved["state"])
     except ModelError:
         raise
     except Exception as error:  # unpickling and wrong contents fail in many ways
         raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}). Build it again with: {command}") from None
-    if saved["items"] != engine.items.fingerprint or model.slate_size != engine.config.slate_size:
+    other = [f"{name} {world.get(name)}, not {value}" for name, value in _world(engine).items() if world.get(name) != value]
+    if other:
+        raise ModelError(f"{path} is of another world: {'; '.join(other)}. Name another folder, or build with: {command}")
+    found = fingerprint(model)
+    if wanted not in (None, found):
         raise ModelError(
-            f"{path} is of other items or slates (items {saved['items']}, {model.slate_size} a slate) than this world (items "
-            f"{engine.items.fingerprint}, {engine.config.slate_size} a slate). Build it again with: {command}"
+            f"{path} is not the model that the agent or dataset was made with (fingerprint {found}, not {wanted}): actions "
+            "and beliefs would mean something else. Name the folder of that model ($SB3_PGR_MODELS, models=FOLDER), or record "
+            "and train again."
         )
     return model.eval()
+
+
+def fingerprint(model: SlateVAE | BeliefEncoder) -> str:
+    """Tells models of other weights or bounds apart."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _world(engine: GemsEngine) -> dict[str, Any]:
+    return {"items": engine.items.fingerprint, **{name: getattr(engine.config, name) for name in MODELLED}}

@@ -1,6 +1,6 @@
 """Users of a world as an agent meets them: its actions become slates, what users do becomes its observations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from sb3_pgr.envs.gems.actions import Actions, KHeadActions, LatentActions, Slat
 from sb3_pgr.envs.gems.belief import BeliefEncoder
 from sb3_pgr.envs.gems.engine import GemsEngine, Outcome
 from sb3_pgr.envs.gems.items import Items
-from sb3_pgr.envs.gems.model_files import BELIEF, SLATE_VAE, Model, load_model, models_folder
+from sb3_pgr.envs.gems.model_files import BELIEF, MODELLED, SLATE_VAE, Model, fingerprint, load_model, models_folder
 from sb3_pgr.envs.gems.observations import Belief, History, LastSlate, Observations, Observed, Privileged
 from sb3_pgr.envs.gems.random import episode_keys
 from sb3_pgr.envs.gems.slate_vae import SlateVAE
@@ -32,6 +32,12 @@ class Users:
     observations: Observations
     slates: np.ndarray = field(init=False)
     outcome: Outcome = field(init=False)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the models behind actions and observations, by file name."""
+        models = {SLATE_VAE: getattr(self.actions, "model", None), BELIEF: getattr(self.observations, "encoder", None)}
+        return {name: fingerprint(model) for name, model in models.items() if model is not None}
 
     def reset(self, seeds: np.ndarray, episode: int) -> Observed:
         """
@@ -60,6 +66,7 @@ def make_users(
     observations: str = "slate",
     models: str | Path | None = None,
     history: int = 8,
+    fingerprints: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Users:
     """
@@ -70,22 +77,23 @@ def make_users(
     :param models: folder with the models; by default where ``sb3-pgr gems build`` writes those of the world. For a catalogue
         of your own ``./models``
     :param history: slates that are seen, if it is history that is seen
+    :param fingerprints: ``Users.fingerprints`` of an agent or a dataset, whose models no others can replace
     :param changes: numbers of ``GemsConfig`` that are to differ
     :raises ValueError: if a name is not known
-    :raises ModelError: if a model is missing, or of other items
+    :raises ModelError: if a model is missing, of another world, or of another fingerprint
     """
     engine = make_engine(items, world, **changes)
     for name, value, known in (("actions", actions, ACTIONS), ("observations", observations, OBSERVATIONS)):
         if value not in known:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}.")
-    if isinstance(items, str):
-        folder = models_folder(items, world)
+    folder = models_folder(items, world) if isinstance(items, str) else Path("models")
+    if isinstance(items, str) and not changes.keys() & set(MODELLED):
         command = f"sb3-pgr gems build --env gems/{items}_{world}-v0"
+        if models is not None:
+            command += f" --models {models}"
     else:
-        folder, command = Path("models"), "sb3_pgr.envs.gems.build.build_models(engine, FOLDER)"
-    if models is not None and isinstance(items, str):
-        command += f" --models {models}"
-    parts = _Parts(engine, folder if models is None else Path(models), command, history)
+        command = "sb3_pgr.envs.gems.build.build_models(engine, FOLDER)"
+    parts = _Parts(engine, folder if models is None else Path(models), command, history, fingerprints or {})
     return Users(engine, ACTIONS[actions](parts), OBSERVATIONS[observations](parts))
 
 
@@ -97,9 +105,10 @@ class _Parts:
     folder: Path
     command: str
     history: int
+    fingerprints: Mapping[str, str]
 
     def model(self, kind: type[Model], name: str) -> Model:
-        return load_model(kind, self.folder / name, self.engine, self.command)
+        return load_model(kind, self.folder / name, self.engine, self.command, self.fingerprints.get(name))
 
 
 ACTIONS: dict[str, Callable[[_Parts], Actions]] = {

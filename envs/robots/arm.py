@@ -10,6 +10,7 @@ STATE_DIM = 8
 _HOME = np.array((0, 0.195, 0, -2.43, 0, 2.62, 0.785))  # gym-hil's pose for picking
 _CLOSED = 255.0  # command of the fingers' actuator; 0 opens
 _FINGER_RANGE = 0.8  # rad from open to closed
+GRASPING = 0.75  # opening below which the fingers have closed round a thing
 
 
 class Arm:

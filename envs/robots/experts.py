@@ -4,7 +4,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from sb3_pgr.envs.robots.arm import STEP, Arm
+from sb3_pgr.envs.robots.arm import GRASPING, STEP, Arm
 from sb3_pgr.envs.robots.arrange_boxes import N_BOXES as _N_BOXES
 from sb3_pgr.envs.robots.arrange_boxes import NEAR, ArrangeBoxes
 from sb3_pgr.envs.robots.lift_tray import LiftTray
@@ -84,7 +84,7 @@ def _pick_cube(task: PickCube) -> Part:
     if task.gripper == "fixed":
         return _towards(arm, arm.target + task.position_of("mark") - cube), CLOSE
     if _holds(arm, cube):
-        closed = arm.opening < 0.75
+        closed = arm.opening < GRASPING
         return np.array([0, 0, 1.0 if closed else 0.0]), STAY
     return _go_and_grasp(arm, cube)
 
@@ -100,7 +100,7 @@ def _arrange_boxes(task: ArrangeBoxes) -> Part:
             if box[2] > 0.03:
                 return np.array([0, 0, -1.0]), STAY
             return np.zeros(3), OPEN
-        if arm.opening > 0.75:  # not yet closed
+        if arm.opening > GRASPING:  # not yet closed
             return np.zeros(3), STAY
         if box[2] < _ABOVE:
             return np.array([0, 0, 1.0]), STAY

@@ -151,3 +151,4 @@ def whole_action(move: np.ndarray, command: float, arm: int, n_arms: int, learne
 
 
 SOURCES = {"scripted": ScriptedSource, "keyboard": KeyboardSource, "gamepad": GamepadSource}
+BY_HAND = ("keyboard", "gamepad")

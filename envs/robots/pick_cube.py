@@ -1,9 +1,11 @@
 """Pick up a cube; with a fixed gripper, carry it to a mark."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
+from sb3_pgr.envs.robots.arm import GRASPING
 from sb3_pgr.envs.robots.scene import FACING_X, Mount, add_box, table_top
 from sb3_pgr.envs.robots.task import RobotTask
 
@@ -73,3 +75,13 @@ class PickCube(RobotTask):
             return float(np.exp(-5 * np.linalg.norm(self.position_of("mark") - cube)))
         near = np.exp(-20 * np.linalg.norm(cube - self.arms[0].position))
         return float(0.3 * near + 0.7 * np.clip((cube[2] - HALF) / LIFT, 0, 1))
+
+
+def holds_up(obs: Mapping[str, Any]) -> bool:
+    """
+    Whether the gripper is closed and up, as far as it knows itself: what ``ClassifierReward`` may demand beside its images.
+
+    :param obs: with the arm's ``"state"``, see ``Arm.state``
+    """
+    height, opening = obs["state"][2], obs["state"][6]
+    return bool(height > LIFT and opening < GRASPING)

@@ -59,9 +59,9 @@ class InterventionSource(Protocol):
 
 class Intervention(gym.Wrapper):
     """
-    Let a source take over. Where it does, its action is executed and reported in ``info["intervene_action"]``. The last step
-    of an episode tells ``info["intervention_count"]`` (how often it took over) and ``info["intervention_rate"]`` (share of
-    steps).
+    Let a source take over. Where it does, its action is executed and reported in ``info["intervene_action"]``. Each step tells
+    ``info["intervention_count"]`` (how often it took over) and ``info["intervention_rate"]`` (share of steps), so far in the
+    episode: a time limit outside of this wrapper may end it.
 
     :param env: any environment with ``Box`` actions
     :param source: see ``InterventionSource``
@@ -89,9 +89,8 @@ class Intervention(gym.Wrapper):
             self._taken += 1
             self._times += not self._was_taken
         self._was_taken = own is not None
-        if terminated or truncated:
-            info["intervention_count"] = self._times
-            info["intervention_rate"] = self._taken / self._steps
+        info["intervention_count"] = self._times
+        info["intervention_rate"] = self._taken / self._steps
         return obs, reward, terminated, truncated, info
 
 

@@ -12,7 +12,7 @@ from sb3_pgr.bc.policies import BCPolicy
 from sb3_pgr.common.engine import Block
 from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
-from sb3_pgr.offline.dataset import OfflineDataset
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
 from sb3_pgr.offline.policies import GaussianActor
 
 SelfBC = TypeVar("SelfBC", bound="BC")
@@ -33,6 +33,7 @@ class BC(OfflineAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": BCPolicy, "MultiInputPolicy": BCPolicy}
+    can_go_online = False  # there is nothing to imitate in an environment
     policy: BCPolicy
 
     def __init__(
@@ -84,15 +85,14 @@ class BC(OfflineAlgorithm):
         self._compute_loss = self._engine.wrap(self._loss)
 
     def _prepared(self, dataset: OfflineDataset) -> OfflineDataset:
-        n = len(dataset.episode_returns)
         if self.best_fraction == 1:
             return dataset
-        count = max(round(self.best_fraction * n), 1)
+        if not dataset.played.all():
+            raise DatasetError(
+                f"{dataset.source} has single (synthetic) transitions, which are part of no episode: best_fraction must be 1."
+            )
+        count = max(round(self.best_fraction * len(dataset.episode_returns)), 1)
         return dataset.select_episodes(np.sort(np.argsort(-dataset.episode_returns, kind="stable")[:count]))
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """:raises ValueError: always; there is nothing to imitate in an environment"""
-        raise ValueError("BC learns from datasets alone; it cannot go on online.")
 
     def _optimizers(self) -> Mapping[str, th.optim.Optimizer]:
         return {"actor": self.policy.actor.optimizer}

@@ -66,7 +66,7 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
     ``MixtureReplayBuffer``.
 
     :param demo_share: share of demonstrations in a batch; while there are none, all rows are live ones
-    :param demo_size: how many transitions of demonstrations are held; by default a fifth of the live ones' number
+    :param demo_size: how many transitions of demonstrations are held; by default a tenth of the live ones' number
     :param online_class: class of both parts
     :param online_kwargs: further arguments for both
     :raises ValueError: if ``demo_share`` is not between 0 and 1
@@ -103,7 +103,7 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             gamma=gamma,
         )
         rows = online_class(
-            max(buffer_size // 5, 1) if demo_size is None else demo_size,
+            max(buffer_size // 10, 1) if demo_size is None else demo_size,
             observation_space,
             action_space,
             device,

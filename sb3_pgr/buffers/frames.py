@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 from sb3_pgr.buffers.storage import lives_on_host, torch_dtype, usable_device
 
-_SLACK = 32  # spare frames: one in 32, for the frames that episode ends add
+_SLACK = 16  # spare frames: one in 16, for the frames that episode ends add: episodes of 16 steps or more never grow the ring
 
 
 class FrameRing:
@@ -212,7 +212,7 @@ class FrameRing:
         if needed <= capacity:
             return
         old, old_heads = self._frames, self.heads
-        self._allocate(needed + needed // 8)
+        self._allocate(needed + needed // _SLACK)
         for env in range(self.n_envs):
             head = int(old_heads[env])
             position = th.arange(min(max(int(lowest[env]), head - capacity, 0), head), head, device=self.device)

@@ -32,9 +32,10 @@ def run_gradient_loop(
         model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)
         model.train(steps, model.batch_size)
         callback.update_locals(locals())
-        for _ in range(steps):
+        for done in range(1, steps + 1):
             model.num_timesteps += 1
             if not callback.on_step():
+                model.num_timesteps += steps - done  # the whole block has been learned from
                 return
             if log_interval > 0 and model.num_timesteps % log_interval == 0:
                 before_log()

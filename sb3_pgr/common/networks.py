@@ -1,5 +1,7 @@
 """Network parts that SB3 does not have."""
 
+import math
+
 import gymnasium as gym
 import torch as th
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -40,19 +42,20 @@ class ResidualMLP(nn.Module):
 class RunningNorm(nn.Module):
     """
     Standardise inputs by the mean and variance of everything given to ``update`` (Welford, as merged by
-    Chan et al. 1979). Until the first update it is the identity.
+    Chan et al. 1979). Until the first update it is the identity, but for the clipping.
 
     :param features: input width
     :param epsilon: added to the variance
+    :param clip: greatest size of a result
     """
 
     mean: th.Tensor
     var: th.Tensor
     count: th.Tensor
 
-    def __init__(self, features: int, epsilon: float = 1e-8):
+    def __init__(self, features: int, epsilon: float = 1e-8, clip: float = math.inf):
         super().__init__()
-        self.epsilon = epsilon
+        self.epsilon, self.clip = epsilon, clip
         self.register_buffer("mean", th.zeros(features))
         self.register_buffer("var", th.ones(features))
         self.register_buffer("count", th.zeros(()))
@@ -70,7 +73,7 @@ class RunningNorm(nn.Module):
         self.count.copy_(total)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        return (x - self.mean) / (self.var + self.epsilon).sqrt()
+        return ((x - self.mean) / (self.var + self.epsilon).sqrt()).clamp(-self.clip, self.clip)
 
 
 class RunningNormExtractor(FlattenExtractor):

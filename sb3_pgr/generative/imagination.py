@@ -105,8 +105,8 @@ class Imagination:
         needed, limit = COPIES * 4 * self.generator.layout.dim * n, total_memory(self.device)
         if limit is not None and needed > limit:
             raise MemoryError(
-                f"To draw num_samples={n:,} transitions of {self.generator.layout.dim} numbers takes about {needed / 1e9:,.0f} GB; "
-                f"{self.device} has {limit / 1e9:,.0f} GB."
+                f"To draw num_samples={n:,} transitions of {self.generator.layout.dim} numbers takes about "
+                f"{needed / 1e9:,.0f} GB; {self.device} has {limit / 1e9:,.0f} GB."
             )
 
     def bind(self, model: ModelValues) -> None:

@@ -12,11 +12,13 @@ from torch import nn
 from sb3_pgr.common.networks import RunningNorm
 from sb3_pgr.common.vision import CameraEncoder
 
+_CLIP = 10.0  # as VecNormalize: what has hardly moved so far, a cube that was never lifted, has next to no deviation
+
 
 class HybridExtractor(BaseFeaturesExtractor):
     """
     Features of robot observations: ``CameraEncoder`` for images; all other entries, standardised by their running
-    statistics, through a linear layer, layer norm and tanh. Without images the standardised state itself.
+    statistics and clipped to 10, through a linear layer, layer norm and tanh. Without images the standardised state itself.
 
     :param observation_space: a flat ``Box``, an image, or a ``Dict`` of such
     :param image_encoder: see ``CameraEncoder``
@@ -45,7 +47,7 @@ class HybridExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, of_cameras + of_state)
         self.image_keys, self.state_keys = list(images), list(states)
         self.cameras = cameras
-        self.state_norm = RunningNorm(state_dim) if states and normalize_state else None
+        self.state_norm = RunningNorm(state_dim, clip=_CLIP) if states and normalize_state else None
         self.state_layer: nn.Module = nn.Identity()
         if cameras and states:
             self.state_layer = nn.Sequential(nn.Linear(state_dim, state_features), nn.LayerNorm(state_features), nn.Tanh())

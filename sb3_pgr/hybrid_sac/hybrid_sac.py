@@ -1,6 +1,7 @@
 """Soft actor-critic for robots with discrete grippers, demonstrations and interventions."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +18,7 @@ from stable_baselines3.sac import SAC
 from torch.utils._pytree import tree_map
 
 from sb3_pgr.buffers import DemonstrationReplayBuffer, sample_block
+from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.engine import Block, UpdateEngine
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.health import check_finite_transition
@@ -26,12 +28,13 @@ from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.hybrid_sac.grippers import gripper_indices as indices_of
 from sb3_pgr.hybrid_sac.grippers import to_classes, to_values
 from sb3_pgr.hybrid_sac.policies import CnnPolicy, HybridCritic, HybridPolicy, MlpPolicy, MultiInputPolicy
-from sb3_pgr.offline import DatasetError, load_dataset
+from sb3_pgr.offline import DatasetError, OfflineDataset, load_dataset
 from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.images import channels_first
 
 ACTOR_VALUES = ("mean", "min")
 _SHIFT = 4  # pixels, as HIL-SERL and DrQ
+_ROUNDING = 1e-3  # of returns
 SelfHybridSAC = TypeVar("SelfHybridSAC", bound="HybridSAC")
 
 
@@ -73,6 +76,8 @@ class HybridSAC(SAC):
     :param augmentation: move images by up to 4 pixels, all cameras of an observation alike
     :param compile: compile the update with ``torch.compile``
     :param precision: ``"fp32"`` or ``"bf16"`` (bfloat16 autocast)
+    :param dataset: in place of demonstrations: ``learn`` is then ``learn_offline``. It is not saved with the model
+    :param device: ``"auto"`` is CUDA, MPS or the CPU, the first there is
     :param policy_kwargs: see ``HybridPolicy``; of images, ``features_extractor_kwargs``: see ``HybridExtractor``
     :raises ValueError: if an argument is out of range, or ``setup_mode`` does not fit the actions
     :raises DatasetError: if demonstrations make no sense or do not fit the environment
@@ -87,6 +92,7 @@ class HybridSAC(SAC):
     critic: HybridCritic  # type: ignore[assignment]
     critic_target: HybridCritic  # type: ignore[assignment]
     replay_buffer: DemonstrationReplayBuffer
+    dataset: OfflineDataset | None = None
 
     def __init__(
         self,
@@ -119,6 +125,7 @@ class HybridSAC(SAC):
         augmentation: bool = True,
         compile: bool = False,
         precision: str = "fp32",
+        dataset: Any = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -139,6 +146,8 @@ class HybridSAC(SAC):
             raise ValueError(f"value_range={value_range} must be two numbers, the lesser first.")
         if setup_mode is not None and gripper_indices is not None:
             raise ValueError("Give setup_mode or gripper_indices, not both.")
+        if demonstrations is not None and dataset is not None:
+            raise ValueError("Give demonstrations or dataset, not both.")
         self.setup_mode = setup_mode
         self.gripper_indices = None if gripper_indices is None else tuple(gripper_indices)
         self.random_steps = random_steps
@@ -173,12 +182,17 @@ class HybridSAC(SAC):
             policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
-            device=device,
+            device=choose_device(device),
             _init_setup_model=False,
         )
         self.policy_kwargs.pop("use_sde", None)
+        self.dataset_fingerprint: str | None = None
+        self._warned_of_returns = False
         if _init_setup_model:
             self._setup_model()
+            if dataset is not None:
+                self.dataset = demonstrations = self._fitted(dataset)
+                self.dataset_fingerprint = self.dataset.fingerprint
             if demonstrations is not None:
                 self.add_demonstrations(demonstrations)
 
@@ -196,7 +210,8 @@ class HybridSAC(SAC):
         super()._setup_model()
         self._continuous, self._grippers = list(self.policy.continuous_indices), list(self.policy.gripper_indices)
         self._image_keys = _image_keys(self.observation_space) if self.augmentation else []
-        self._episode_log = EpisodeLog(self.n_envs, self._stats_window_size)
+        self._episode_log = EpisodeLog(self.n_envs, self._stats_window_size, self.gamma)
+        self._offline = False
         self._engine = UpdateEngine(self.device, self.compile, self.precision)
         self._compute_losses = self._engine.wrap(self._losses)
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
@@ -214,7 +229,8 @@ class HybridSAC(SAC):
         for optimizer in optimizers:
             set_learning_rate(optimizer, learning_rate)
         n_updates = gradient_steps * self.cta_ratio
-        rows = sample_block(self.replay_buffer, n_updates, batch_size, self._vec_normalize_env)
+        source = self.replay_buffer.demonstrations if self._offline else self.replay_buffer
+        rows = sample_block(source, n_updates, batch_size, self._vec_normalize_env)
         block: Block = {name: value for name, value in rows._asdict().items() if value is not None}
         block |= self._noise(n_updates, batch_size)
         flags = [i % self.cta_ratio == 0 for i in range(1, n_updates + 1)]
@@ -317,16 +333,35 @@ class HybridSAC(SAC):
         """
         if not isinstance(self.replay_buffer, DemonstrationReplayBuffer):
             raise ValueError(f"{type(self.replay_buffer).__name__} has no place for demonstrations.")
-        dataset = channels_first(load_dataset(demonstrations), self.observation_space)
-        dataset = with_spaces(dataset, self.observation_space, self.action_space)
+        dataset = self._fitted(demonstrations)
         if not dataset.actions[:, self._continuous].any():
             raise DatasetError(f"{dataset.source}: nothing is done in these demonstrations, all actions are 0.")
+        if self._grippers and "grasp_penalty" not in dataset.extras:
+            warnings.warn(f"{dataset.source} has no grasp_penalty: its gripper commands cost nothing.", stacklevel=2)
+        self._check_returns(dataset.returns_to_go(self.gamma))
         self.replay_buffer.add_demonstrations(dataset)
         observations = dataset.observations
         if self._vec_normalize_env is not None:
             observations = self._vec_normalize_env.normalize_obs(observations)
         self._observe(observations)
         return len(dataset)
+
+    def _fitted(self, demonstrations: Any) -> OfflineDataset:
+        """Loaded, with this model's spaces."""
+        dataset = channels_first(load_dataset(demonstrations), self.observation_space)
+        return with_spaces(dataset, self.observation_space, self.action_space)
+
+    def _check_returns(self, returns: np.ndarray) -> None:
+        """Say once that discounted returns lie outside of ``value_range``, to which targets are clipped."""
+        low, high = self.value_range
+        outside = returns[(returns < low - _ROUNDING) | (returns > high + _ROUNDING)]
+        if len(outside) and not self._warned_of_returns:
+            self._warned_of_returns = True
+            warnings.warn(
+                f"There are discounted returns of {outside[np.abs(outside).argmax()]:.4g}, outside of value_range={low, high} "
+                "to which values are clipped: give the range that the rewards allow, or None.",
+                stacklevel=2,
+            )
 
     def _observe(self, observations: Any) -> None:
         self.policy.observe(tree_map(lambda value: th.as_tensor(value, device=self.device), observations))
@@ -337,11 +372,13 @@ class HybridSAC(SAC):
         callback: MaybeCallback = None,
         log_interval: int = 1_000,
         tb_log_name: str = "HybridSAC",
+        reset_num_timesteps: bool = True,
         progress_bar: bool = False,
         block_size: int = 20,
     ) -> SelfHybridSAC:
         """
-        Train on the demonstrations alone: no step is taken in the environment. One timestep is one full update.
+        Train on the demonstrations alone: no step is taken in the environment, and no live row is drawn. One timestep is one
+        full update.
 
         Nothing here holds the policy to actions that were demonstrated, and values of others are guesses: on few successful
         demonstrations it may fail where ``IQL`` or ``BC`` do not.
@@ -352,8 +389,12 @@ class HybridSAC(SAC):
         """
         if self.replay_buffer.demonstrations.size() == 0:
             raise ValueError("There are no demonstrations to learn from; see add_demonstrations.")
-        total, callbacks = self._setup_learn(gradient_steps, callback, True, tb_log_name, progress_bar)
-        run_gradient_loop(self, total, callbacks, block_size, log_interval, lambda: None)
+        total, callbacks = self._setup_learn(gradient_steps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._offline = True
+        try:
+            run_gradient_loop(self, total, callbacks, block_size, log_interval, lambda: None)
+        finally:
+            self._offline = False
         callbacks.on_training_end()
         return self
 
@@ -385,7 +426,7 @@ class HybridSAC(SAC):
     ) -> None:
         check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
         self._observe(new_obs)
-        self._episode_log.step(dones, infos)
+        self._check_returns(self._episode_log.step(reward, dones, infos))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def dump_logs(self) -> None:
@@ -397,16 +438,27 @@ class HybridSAC(SAC):
         self: SelfHybridSAC,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 4,
+        log_interval: int | None = None,
         tb_log_name: str = "HybridSAC",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfHybridSAC:
+        """
+        Train in the environment; offline, if there is a ``dataset``.
+
+        :param total_timesteps: environment steps; offline, full updates
+        :param log_interval: episodes between logs (4 by default); offline, full updates (1 000 by default)
+        """
+        if self.dataset is not None:
+            log_interval = 1_000 if log_interval is None else log_interval
+            return self.learn_offline(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._offline = False  # a checkpoint that was taken offline says otherwise
+        log_interval = 4 if log_interval is None else log_interval
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        engine = ["_episode_log", "_engine", "_compute_losses", "_critic_parameters", "_target_parameters"]
-        return super()._excluded_save_params() + engine
+        own = ["dataset", "_episode_log", "_engine", "_compute_losses", "_critic_parameters", "_target_parameters"]
+        return super()._excluded_save_params() + own
 
 
 def _image_keys(space: spaces.Space) -> list[str]:

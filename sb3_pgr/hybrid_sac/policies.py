@@ -15,7 +15,7 @@ from torch import nn
 
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
-from sb3_pgr.common.ensembles import EnsembleLinear, EnsembleMLP
+from sb3_pgr.common.ensembles import EnsembleLinear, EnsembleMLP, Members
 from sb3_pgr.hybrid_sac.encoders import HybridExtractor
 from sb3_pgr.hybrid_sac.grippers import to_values
 
@@ -70,11 +70,21 @@ class HybridCritic(EnsembleCritic):
     """
     The encoder, an ensemble of action values over the continuous entries, and one value for each gripper command.
 
+    :param continuous_indices: entries of an action that it values
     :param n_commands: joint gripper commands, 3 for each gripper; 0 without grippers
     """
 
-    def __init__(self, *args: Any, n_commands: int = 0, net_arch: list[int], activation_fn: type[nn.Module], **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        continuous_indices: Sequence[int],
+        n_commands: int,
+        net_arch: list[int],
+        activation_fn: type[nn.Module],
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
+        self.continuous_indices = list(continuous_indices)
         self.ensemble.apply(_xavier)
         self.grasp: nn.Module | None = None
         if n_commands:
@@ -89,6 +99,9 @@ class HybridCritic(EnsembleCritic):
     def values(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Of continuous actions, ``(n_critics, batch)``."""
         return self.ensemble(th.cat([features, actions], 1)).squeeze(-1)
+
+    def q_values(self, obs: PyTorchObs, actions: th.Tensor, members: Members = None) -> th.Tensor:
+        return super().q_values(obs, actions[:, self.continuous_indices], members)
 
     def grasp_values(self, features: th.Tensor) -> th.Tensor:
         """Of each joint gripper command, ``(batch, n_commands)``."""
@@ -179,6 +192,7 @@ class HybridPolicy(SACPolicy):
             EnsembleMLP(self.n_critics, in_features, net_arch, self.activation_fn, layer_norm=True),
             self.n_critics,
             self.normalize_images,
+            continuous_indices=self.continuous_indices,
             n_commands=3 ** len(self.gripper_indices) if self.gripper_indices else 0,
             net_arch=net_arch,
             activation_fn=self.activation_fn,

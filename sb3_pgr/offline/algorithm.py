@@ -1,8 +1,11 @@
 """What offline learners have in common: a dataset in place of an environment, and what comes after."""
 
+import io
 import math
+import warnings
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -36,13 +39,17 @@ def _refuse_vec_normalize(env: Any) -> None:
         raise ValueError("Observations are standardised in the policy, by the dataset; take VecNormalize away.")
 
 
+def _shapes(space: spaces.Space) -> Any:
+    return {key: _shapes(part) for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
+
+
 class OfflineAlgorithm(OffPolicyAlgorithm):
     """
     Base of the offline learners.
 
-    With a dataset, ``learn`` trains on it alone and one timestep is one gradient step. After ``set_env`` it collects
-    experience, and every batch is a mixture of both. Statistics for observations live in the policy, the reward map in the
-    model: live rewards go through it too.
+    With a dataset, ``learn`` trains on it alone and one timestep is one gradient step. After ``set_env`` (``online`` is True
+    then) it collects experience, and every batch is a mixture of both. Statistics for observations live in the policy, the
+    reward map in the model: live rewards go through it too.
 
     :param policy: name or class
     :param env: for spaces, and for going on online without a dataset
@@ -53,7 +60,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param gamma: discount
     :param normalize_observations: standardise observations by the dataset's mean and standard deviation
     :param reward_transform: ``"none"``, ``"return_range"`` or ``(scale, shift)``, see ``reward_map``
-    :param block_size: updates between two calls of the callbacks, which are then called as many times
+    :param block_size: updates between two calls of the callbacks, which are then called as many times: at a step they may find
+        a policy that is up to ``block_size - 1`` updates ahead
     :param online_share: share of live rows in a batch when learning goes on online
     :param buffer_size: capacity for live experience
     :param learning_starts: live steps with random actions
@@ -66,6 +74,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :raises DatasetError: if the dataset makes no sense or does not fit the environment
     """
 
+    can_go_online: ClassVar[bool] = True
     dataset: OfflineDataset | None = None
     replay_buffer: MixtureReplayBuffer
 
@@ -116,7 +125,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.reward_transform = reward_transform
         self.reward_scale, self.reward_shift = 1.0, 0.0
         self.dataset_fingerprint: str | None = None
-        self.value_bound, self.warned_of_divergence = math.inf, False
+        self.largest_reward, self.warned_of_divergence = 0.0, False
         self.block_size = block_size
         self.online_share = online_share
         self.compile = compile
@@ -171,18 +180,49 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         super()._setup_model()
         self._engine = UpdateEngine(self.device, self.compile, self.precision)
 
+    @classmethod
+    def load(
+        cls: type[SelfOffline],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        dataset: Any = None,
+        **kwargs: Any,
+    ) -> SelfOffline:
+        """
+        As SB3's, but of the environment's observations only shapes matter. ``learn`` then does as after the constructor: with
+        a dataset it trains on it, without one it goes on in the environment.
+
+        :param dataset: whatever ``load_dataset`` takes; none is in the file
+        """
+        model = super().load(path, None, device, custom_objects, print_system_info, force_reset, **kwargs)
+        if env is not None:
+            model._attach(env, force_reset)
+        if dataset is not None:
+            model.set_dataset(dataset)
+        model.online = cls.can_go_online and env is not None and dataset is None
+        return model
+
+    @property
+    def value_bound(self) -> float:
+        """What no policy can exceed: ``max |r| / (1 - gamma)``, of the rewards through the map that were seen so far."""
+        return self.largest_reward / (1 - self.gamma) if self.gamma < 1 and self.largest_reward > 0 else math.inf
+
     def set_dataset(self, dataset: Any) -> None:
         """
-        Learn from this dataset next: its rows replace those of any other, its statistics go into policy and reward map.
+        Learn from this dataset next, alone or beside live experience, as before: its rows replace those of any other, its
+        statistics go into policy and reward map.
 
         :raises DatasetError: if it does not fit the model's spaces
         """
         dataset = self._checked(dataset, SpacesOnly(self.observation_space, self.action_space))
-        self.dataset, self.dataset_fingerprint, self.online = dataset, dataset.fingerprint, False
+        self.dataset, self.dataset_fingerprint = dataset, dataset.fingerprint
         dataset = self._prepared(dataset)
         self.reward_scale, self.reward_shift = reward_map(self.reward_transform, dataset)
-        largest = float(np.abs(self.reward_scale * dataset.rewards + self.reward_shift).max())
-        self.value_bound = largest / (1 - self.gamma) if self.gamma < 1 and largest > 0 else math.inf
+        self.largest_reward = float(np.abs(self.reward_scale * dataset.rewards + self.reward_shift).max())
         if self.normalize_observations:
             self.policy.features_extractor.fit(dataset)  # type: ignore[operator]
         rows = TensorReplayBuffer(len(dataset), self.observation_space, self.action_space, self.device)
@@ -203,23 +243,33 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
-        Go on in this environment: ``learn`` then collects experience.
+        Go on in this environment: ``learn`` then collects experience. A model from a file needs its dataset too
+        (``set_dataset``, before or after this), or batches are live experience alone.
 
-        :raises ValueError: if it is wrapped in VecNormalize, which would standardise observations twice
+        :raises ValueError: if it has other spaces, or is wrapped in VecNormalize, which would standardise observations twice
         """
+        if not self.can_go_online:
+            raise ValueError(f"{type(self).__name__} learns from datasets alone; it cannot go on online.")
+        self._attach(env, force_reset)
+        self.online = True
+
+    def _attach(self, env: GymEnv, force_reset: bool) -> None:
+        """As SB3's ``set_env``; types and bounds of observations do not matter."""
         _refuse_vec_normalize(env)
         if env.action_space != self.action_space:
             raise ValueError(
                 f"Actions of the environment {env.action_space} are not those of the dataset {self.action_space}; give the "
                 "environment when the model is built, so that its bounds are known."
             )
-        if env.observation_space.shape == self.observation_space.shape:  # dtype and bounds do not matter
-            self.observation_space = env.observation_space
+        if _shapes(env.observation_space) != _shapes(self.observation_space):
+            raise ValueError(
+                f"Observations of the environment {env.observation_space} are not those of the model {self.observation_space}."
+            )
+        self.observation_space = env.observation_space
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
         if n_envs != self.n_envs and self.replay_buffer.online.size() == 0:
             self._new_replay_buffer(n_envs)
         super().set_env(env, force_reset)
-        self.online = True
 
     def _new_replay_buffer(self, n_envs: int) -> None:
         """Empty, for another number of environments; the dataset stays."""
@@ -259,10 +309,18 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
         :param total_timesteps: gradient steps; online, environment steps
         :param log_interval: gradient steps between logs (1 000 by default); online, episodes (4 by default)
+        :raises ValueError: if there is neither a dataset nor an environment to go on in
         """
         if self.online:
+            if self.dataset is None and self.dataset_fingerprint is not None and self.online_share < 1:
+                warnings.warn(
+                    "The dataset is not saved with a model: batches are live experience alone until set_dataset gives it.",
+                    stacklevel=3,
+                )
             log_interval = 4 if log_interval is None else log_interval
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if self.dataset is None:
+            raise ValueError("There is nothing to learn from: call set_dataset, or set_env to go on online.")
         total, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         log_interval = 1_000 if log_interval is None else log_interval
         run_gradient_loop(self, total, callback, self.block_size, log_interval, self._log_saturation)
@@ -289,8 +347,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
         self.policy.set_training_mode(False)
-        if not self.online:
-            self._watch(metrics)
+        self._watch(metrics)
 
     def _watch(self, metrics: dict[str, float]) -> None:
         """Stop when numbers are none; say once when values are beyond what any policy could earn."""
@@ -333,6 +390,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         reward = self.reward_scale * reward + self.reward_shift
+        self.largest_reward = max(self.largest_reward, float(np.abs(reward).max()))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _excluded_save_params(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pgr.offline.dataset import Arrays, DatasetError, OfflineDataset, take
+from sb3_pgr.offline.dataset import EPISODE_RETURN, Arrays, DatasetError, OfflineDataset, take
 
 NAMES = {
     "observations": ("observations", "obs", "states"),
@@ -31,7 +31,8 @@ def dataset_from_arrays(
     Arrays under D4RL's names, checked.
 
     Without ``next_observations`` they are the observations of the next rows; rows at a time limit, and the last row, then have
-    none and are left out. Without ``timeouts``, episodes end where an observation does not follow from the row before.
+    none and are left out, though their rewards count in returns (``extras["episode_return"]``); terminal rows get their own
+    observation. Without ``timeouts``, episodes end where an observation does not follow from the row before.
 
     :param data: ``observations`` (an array, a dict of arrays, or ``observations/<key>`` each), ``actions``, ``rewards``,
         ``terminals``, and at least one of ``next_observations`` and ``timeouts``; other columns of numbers, with one entry a
@@ -43,7 +44,7 @@ def dataset_from_arrays(
     """
     arrays, notes = _named(data, source), list[str]()
     n = _length(arrays, source)
-    extras = _others(data, n)
+    extras = _others(data, n, source)
     for name, value in arrays.items():
         arrays[name] = _numbers(value, name, source, notes)
     for name in ("rewards", "terminals", "timeouts"):
@@ -62,11 +63,14 @@ def dataset_from_arrays(
             notes.append(f"no timeouts: {int(timeouts.sum())} ends of episodes found where the next row does not follow")
     else:
         timeouts = arrays["timeouts"].astype(bool) & ~terminals
-        following = np.minimum(np.arange(n) + 1, n - 1)
-        next_observations = take(observations, following)
+        rows = np.arange(n)
+        next_observations = take(observations, np.where(terminals, rows, np.minimum(rows + 1, n - 1)))
         known = ~timeouts
         known[-1] = bool(terminals[-1])
-        notes.append(f"no next_observations: taken from the next rows, {int((~known).sum())} rows without one left out")
+        notes.append(
+            f"no next_observations: taken from the next rows; {int((~known).sum())} rows without one left out, "
+            f"{int(terminals.sum())} terminal rows given their own observation"
+        )
     action_space, actions = _actions(actions, action_space, source, notes)
     dataset = OfflineDataset(
         observations,
@@ -74,7 +78,7 @@ def dataset_from_arrays(
         arrays["rewards"].astype(np.float32),
         next_observations,
         terminals,
-        _moved_ends(timeouts, terminals, known),
+        timeouts,
         _observation_space(observations, observation_space, source),
         action_space,
         source,
@@ -84,6 +88,8 @@ def dataset_from_arrays(
         extras,
     )
     if not known.all():
+        whole = {EPISODE_RETURN: dataset.episode_returns[dataset.episodes]}
+        dataset = replace(dataset, timeouts=_moved_ends(timeouts, terminals, known), extras=whole | extras)
         dataset = dataset.select(np.flatnonzero(known))
     if len(dataset) < 2:
         raise DatasetError(f"{source} has {len(dataset)} usable transition(s) of {n}; at least 2 are needed.")
@@ -128,10 +134,18 @@ def _named(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     return found
 
 
-def _others(data: Mapping[str, Any], n: int) -> dict[str, np.ndarray]:
+def _array(value: Any, name: str, source: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:  # numpy does not say of what
+        raise DatasetError(f"{source}: {name} must be numbers of one shape, but its rows differ in length.") from None
+
+
+def _others(data: Mapping[str, Any], n: int, source: str) -> dict[str, np.ndarray]:
     """Columns under no name of ours."""
     ours = {spelling for spellings in NAMES.values() for spelling in spellings}
-    others = {str(name): np.asarray(value) for name, value in data.items() if str(name).partition("/")[0] not in ours}
+    names = [name for name in data if str(name).partition("/")[0] not in ours]
+    others = {str(name): _array(data[name], str(name), source) for name in names}
     return {name: value for name, value in others.items() if value.shape[:1] == (n,) and value.dtype.kind in "biuf"}
 
 
@@ -139,8 +153,9 @@ def _length(arrays: dict[str, Any], source: str) -> int:
     lengths: dict[str, int] = {}
     for name, value in arrays.items():
         for key, part in value.items() if isinstance(value, Mapping) else [("", value)]:
-            part = np.asarray(part)
-            lengths[f"{name}/{key}" if key else name] = len(part) if part.ndim else 0
+            label = f"{name}/{key}" if key else name
+            part = _array(part, label, source)
+            lengths[label] = len(part) if part.ndim else 0
     if len(set(lengths.values())) > 1:
         raise DatasetError(f"{source}: arrays must have one length, got {lengths}.")
     n = lengths["rewards"]
@@ -152,7 +167,7 @@ def _length(arrays: dict[str, Any], source: str) -> int:
 def _numbers(value: Any, name: str, source: str, notes: list[str]) -> Arrays:
     if isinstance(value, Mapping):
         return {key: _numbers(part, f"{name}/{key}", source, notes) for key, part in value.items()}  # type: ignore[misc]
-    value = np.asarray(value)
+    value = _array(value, name, source)
     if value.dtype == object or not (np.issubdtype(value.dtype, np.number) or value.dtype == bool):
         raise DatasetError(f"{source}: {name} must be numbers of one shape, not {value.dtype}.")
     if np.issubdtype(value.dtype, np.complexfloating):

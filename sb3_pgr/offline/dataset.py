@@ -11,6 +11,10 @@ from gymnasium import spaces
 
 Arrays = np.ndarray | dict[str, np.ndarray]
 
+EPISODE_RETURN = "episode_return"  # a column of extras
+PLAYED_RETURNS = "played_returns"  # an entry of metadata
+REFERENCES = ("reference", "ref_min_score", "ref_max_score")  # entries of metadata: what returns are compared with
+
 
 class DatasetError(ValueError):
     """A dataset cannot be read or makes no sense; the message names the source, the array and what was expected."""
@@ -22,7 +26,12 @@ class OfflineDataset:
     ``n`` transitions, in the order of their collection.
 
     A time limit is not a termination: ``terminals`` are true ends, after which nothing can be earned; ``timeouts`` only
-    end an episode. Next observations are always real ones: where a source does not tell them, the row is not here.
+    end an episode. Next observations are real ones: where a source does not tell them, a terminal row has its own observation
+    instead (nobody bootstraps from it), and any other row is not here.
+
+    ``extras["episode_return"]`` is the return of the whole episode that a row belongs to, where rows of it are not here; NaN
+    makes the row a single transition, part of no episode (a synthetic one). ``metadata["played_returns"]`` are then the
+    returns in the dataset behind it.
 
     :param observations: ``(n, *obs_shape)`` float32 (images uint8), or a dict of such
     :param actions: ``(n, *action_shape)`` float32 in units of the environment; discrete ones ``(n,)`` int64
@@ -36,7 +45,7 @@ class OfflineDataset:
     :param corrections: what was changed on the way in, and how often
     :param env_id: environment, if known
     :param metadata: what else is known of the whole
-    :param extras: further columns by name, one entry a row (slates and clicks, ``grasp_penalty``)
+    :param extras: further columns by name, one entry a row (slates and clicks, ``grasp_penalty``, ``episode_return``)
     """
 
     observations: Any
@@ -75,8 +84,21 @@ class OfflineDataset:
 
     @cached_property
     def episode_returns(self) -> np.ndarray:
-        """Undiscounted sum of rewards of each episode."""
+        """Undiscounted sum of rewards of each episode, rows that are not here included; NaN for a single transition."""
+        if EPISODE_RETURN in self.extras:
+            return self.extras[EPISODE_RETURN][self.episode_starts].astype(np.float64)
         return np.add.reduceat(self.rewards.astype(np.float64), self.episode_starts)
+
+    @cached_property
+    def played(self) -> np.ndarray:
+        """Which episodes are some, and not single transitions ``(n_episodes,)``."""
+        return ~np.isnan(self.episode_returns)
+
+    @cached_property
+    def played_returns(self) -> np.ndarray:
+        """Returns of played episodes; of single transitions alone, those in the dataset behind them, or none."""
+        returns = self.episode_returns[self.played]
+        return returns if len(returns) else np.asarray(self.metadata.get(PLAYED_RETURNS, ()), np.float64)
 
     @cached_property
     def episodes(self) -> np.ndarray:
@@ -165,6 +187,7 @@ def take(values: Any, rows: np.ndarray) -> Any:
 def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDataset:
     """
     One after the other; spaces and environment are those of the first, what is known of each goes into ``metadata["parts"]``.
+    Episodes keep their returns, and single transitions stay some.
 
     :raises DatasetError: if shapes or environments differ
     """
@@ -183,8 +206,13 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     }
     shared = [name for name in first.extras if all(name in part.extras for part in whole)]
     extras = {name: np.concatenate([part.extras[name] for part in whole]) for name in shared}
-    parts = [{"source": part.source, "rows": len(part), **part.metadata} for part in datasets]
-    metadata = {key: value for key, value in first.metadata.items() if key == "reference"} | {"parts": parts}
+    if any(EPISODE_RETURN in part.extras for part in whole):
+        extras[EPISODE_RETURN] = np.concatenate([part.episode_returns[part.episodes] for part in whole])
+    metadata = {key: value for key, value in first.metadata.items() if key in REFERENCES}
+    metadata["parts"] = [{"source": part.source, "rows": len(part), **part.metadata} for part in datasets]
+    behind = [value for part in datasets for value in part.metadata.get(PLAYED_RETURNS, ())]
+    if behind:
+        metadata[PLAYED_RETURNS] = behind
     return replace(first, **arrays, source=source, corrections=(), metadata=metadata, extras=extras)
 
 

@@ -11,16 +11,13 @@ from sb3_pgr.offline.dataset import OfflineDataset
 
 def summary(dataset: OfflineDataset) -> dict[str, str]:
     """What a reader wants to know first, as text."""
-    returns, lengths = dataset.episode_returns, dataset.episode_lengths
-    quantiles = np.percentile(returns, [0, 25, 50, 75, 100])
     result = {
         "source": dataset.source,
         "environment": dataset.env_id or "not known",
         "rows": f"{len(dataset):,}",
-        "episodes": f"{len(returns):,} of {lengths.min()} to {lengths.max()} rows (median {np.median(lengths):.0f})",
+        "episodes": _episodes(dataset),
         "ends": f"{int(dataset.terminals.sum()):,} terminations, {int(dataset.timeouts.sum()):,} time limits",
-        "returns": "min {:.1f}, quartiles {:.1f} / {:.1f} / {:.1f}, max {:.1f}".format(*quantiles),
-        "mean return": f"{returns.mean():.1f}",
+        **_returns(dataset),
         "rewards": f"{dataset.rewards.min():.3g} to {dataset.rewards.max():.3g}",
         "observations": str(dataset.observation_space),
         "actions": str(dataset.action_space),
@@ -36,6 +33,26 @@ def summary(dataset: OfflineDataset) -> dict[str, str]:
         counts = np.bincount(actions, minlength=int(space.n))  # type: ignore[attr-defined]
         result["action coverage"] = ", ".join(f"{action}: {count / len(actions):.0%}" for action, count in enumerate(counts))
     return result
+
+
+def _episodes(dataset: OfflineDataset) -> str:
+    lengths, singles = dataset.episode_lengths[dataset.played], int((~dataset.played).sum())
+    if not len(lengths):
+        return f"none: {singles:,} single transitions"
+    text = f"{len(lengths):,} of {lengths.min()} to {lengths.max()} rows (median {np.median(lengths):.0f})"
+    return text + (f", and {singles:,} single transitions" if singles else "")
+
+
+def _returns(dataset: OfflineDataset) -> dict[str, str]:
+    returns = dataset.played_returns
+    if not len(returns):
+        return {"returns": "not known"}
+    quantiles = np.percentile(returns, [0, 25, 50, 75, 100])
+    name = "returns" if dataset.played.any() else "source returns"  # of what rows were made from
+    return {
+        name: "min {:.1f}, quartiles {:.1f} / {:.1f} / {:.1f}, max {:.1f}".format(*quantiles),
+        "mean return": f"{returns.mean():.1f}",
+    }
 
 
 def problems(dataset: OfflineDataset) -> list[str]:
@@ -64,9 +81,9 @@ def draw(dataset: OfflineDataset, path: Path) -> None:
 
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     axes: Any = figure.subplots(1, 4)
-    axes[0].hist(dataset.episode_returns, 40, color="#34495e")
+    axes[0].hist(dataset.played_returns, 40, color="#34495e")
     axes[0].set(title="returns of episodes", xlabel="undiscounted return", ylabel="episodes")
-    axes[1].hist(dataset.episode_lengths, 40, color="#34495e")
+    axes[1].hist(dataset.episode_lengths[dataset.played], 40, color="#34495e")
     axes[1].set(title="lengths of episodes", xlabel="rows")
     axes[2].hist(dataset.rewards, 60, color="#34495e", log=True)
     axes[2].set(title="rewards", xlabel="reward", ylabel="rows (log)")
@@ -78,7 +95,7 @@ def draw(dataset: OfflineDataset, path: Path) -> None:
         counts = np.bincount(dataset.actions)
         axes[3].bar(range(len(counts)), counts, color="#34495e")
         axes[3].set(title="actions", xlabel="action")
-    figure.suptitle(f"{dataset.source}: {len(dataset):,} rows, {len(dataset.episode_returns):,} episodes", fontsize=10)
+    figure.suptitle(f"{dataset.source}: {len(dataset):,} rows, {int(dataset.played.sum()):,} episodes", fontsize=10)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=7)

@@ -43,7 +43,7 @@ class FQE:
     :param net_arch: hidden widths
     :param seed: of weights and batches; global generators are not touched
     :param device: of the fit; the policy stays on the model's
-    :raises DatasetError: if the dataset does not fit the model's spaces
+    :raises DatasetError: if the dataset does not fit the model's spaces, or holds no episodes but single transitions alone
     :raises ValueError: if spaces are not ``Box`` (or ``Dict`` of such, for observations), or a number is out of range
     """
 
@@ -78,13 +78,13 @@ class FQE:
         """Everything that updates read, on the device."""
         self.extractor = DatasetNormExtractor(model.observation_space).to(self.device)
         self.extractor.fit(dataset)
-        starts = take(dataset.observations, dataset.episode_starts)
+        starts = take(dataset.observations, _first_rows(dataset))
         self._starts = self._inputs(starts, _policy_actions(model, starts))
         self._rows = self._inputs(dataset.observations, _scaled(self.policy, dataset.actions))
         self._next_rows = self._inputs(dataset.next_observations, _policy_actions(model, dataset.next_observations))
         self._rewards, self._terminals = (th.as_tensor(x, device=self.device) for x in (dataset.rewards, dataset.terminals))
         # Networks start at the values of the dataset's own policy and see numbers near one, whatever the unit of rewards.
-        returns = dataset.returns_to_go(self.gamma)
+        returns = dataset.returns_to_go(self.gamma)[dataset.played[dataset.episodes]]
         self._offset = float(returns.mean())
         self._scale = max(float(returns.std()), 0.1 * abs(self._offset)) or 1.0
 
@@ -147,14 +147,18 @@ def off_policy_scores(
 ) -> dict[str, float]:
     """
     ``td_error``, ``initial_value``, ``average_value``, ``soft_opc`` and ``action_difference``, of which a model without
-    critics supports the last alone. Parameters and errors are those of ``soft_opc``.
+    critics supports the last alone; single transitions have no ``initial_value`` and no ``soft_opc``. Parameters and errors
+    are those of ``soft_opc``.
     """
     rows, scores = _Rows(model, dataset), dict[str, float]()
     if hasattr(getattr(model.policy, "critic", None), "q_values"):
+        episodes = rows.dataset.played.any()
         scores["td_error"] = rows.td_error()
-        scores["initial_value"] = float(rows.q_policy[rows.dataset.episode_starts].mean())
+        if episodes:
+            scores["initial_value"] = float(rows.q_policy[_first_rows(rows.dataset)].mean())
         scores["average_value"] = float(rows.q_policy.mean())
-        scores["soft_opc"] = rows.soft_opc(return_threshold, quantile)
+        if episodes:
+            scores["soft_opc"] = rows.soft_opc(return_threshold, quantile)
     return scores | {"action_difference": rows.action_difference()}
 
 
@@ -174,7 +178,7 @@ def td_error(model: BaseAlgorithm, dataset: Any) -> float:
 def initial_value(model: BaseAlgorithm, dataset: Any) -> float:
     """Mean of ``Q(s, pi(s))`` where episodes start, in rewards through the model's map; otherwise as ``td_error``."""
     dataset = _fitting(model, dataset)
-    starts = take(dataset.observations, dataset.episode_starts)
+    starts = take(dataset.observations, _first_rows(dataset))
     return float(_q_values(model, starts, _policy_actions(model, starts)).mean())
 
 
@@ -186,7 +190,7 @@ def average_value(model: BaseAlgorithm, dataset: Any) -> float:
 def soft_opc(model: BaseAlgorithm, dataset: Any, return_threshold: float | None = None, quantile: float = 0.9) -> float:
     """
     Soft off-policy classification (Irpan et al. 2019, https://arxiv.org/abs/1906.01624): mean of ``Q(s, a)`` over the rows of
-    successful episodes, less that over all rows. Otherwise as ``td_error``.
+    successful episodes, less that over those of all episodes. Otherwise as ``td_error``.
 
     :param return_threshold: undiscounted return, in the dataset's rewards, from which an episode is a success
     :param quantile: of the returns, which is the threshold if none is given
@@ -228,16 +232,18 @@ class _Rows:
         return float(np.square(self.q_data - targets).mean())
 
     def soft_opc(self, return_threshold: float | None, quantile: float) -> float:
-        returns = self.dataset.episode_returns
+        _first_rows(self.dataset)  # there are some
+        returns, played = self.dataset.episode_returns, self.dataset.played
         if return_threshold is None:
             if not 0 <= quantile <= 1:
                 raise ValueError(f"{quantile=} must be between 0 and 1.")
-            return_threshold = float(np.quantile(returns, quantile))
+            return_threshold = float(np.quantile(returns[played], quantile))
         success = returns >= return_threshold
         if not success.any():
-            found = f"the best of {len(returns)} episodes returns {returns.max():.6g}, not {return_threshold}"
+            found = f"the best of {played.sum()} episodes returns {returns[played].max():.6g}, not {return_threshold}"
             raise DatasetError(f"{self.dataset.source}: {found}.")
-        return float(self.q_data[success[self.dataset.episodes]].mean() - self.q_data.mean())
+        of_success, of_all = (self.q_data[chosen[self.dataset.episodes]].mean() for chosen in (success, played))
+        return float(of_success - of_all)
 
     def action_difference(self) -> float:
         return float(np.square(self.policy_actions - self.actions, dtype=np.float64).sum(1).mean())
@@ -250,6 +256,17 @@ def _fitting(model: BaseAlgorithm, dataset: Any) -> OfflineDataset:
     if not all(isinstance(part, spaces.Box) for part in (*parts, given[1])):
         raise ValueError(f"{type(model).__name__} must have observations and actions in a Box, not {given[0]}, {given[1]}.")
     return with_spaces(load_dataset(dataset, *given), *given)
+
+
+def _first_rows(dataset: OfflineDataset) -> np.ndarray:
+    """
+    Of each episode that was played.
+
+    :raises DatasetError: if there are none
+    """
+    if not dataset.played.any():
+        raise DatasetError(f"{dataset.source} is of single transitions: there are no episodes to judge by.")
+    return dataset.episode_starts[dataset.played]
 
 
 def _scaled(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:

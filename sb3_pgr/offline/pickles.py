@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,8 @@ def transitions_of(records: Any, source: str, labels_only: bool = False) -> dict
     uint8. ``masks`` (1 - done) tell true ends; ``dones`` without a mask of 0 are time limits.
 
     :param records: ``observations`` (a dict or an array), ``actions``, ``next_observations``, ``rewards``, ``dones`` and / or
-        ``masks``, ``grasp_penalty`` (there or in ``infos``)
-    :param labels_only: observations are enough
+        ``masks``, ``grasp_penalty`` (there or in ``infos``; 0, with a warning, where only some lack it)
+    :param labels_only: observations are enough; ``labels`` are read with them, if all have some
     :raises DatasetError: if it is no such list, or a key is missing
     """
     if not isinstance(records, Sequence) or not records or not all(isinstance(record, Mapping) for record in records):
@@ -152,7 +153,8 @@ def transitions_of(records: Any, source: str, labels_only: bool = False) -> dict
         raise DatasetError(f"{source}: transitions lack {', '.join(missing)}; the first holds {sorted(map(str, records[0]))}.")
     arrays = {"observations": _stacked([record["observations"] for record in records], "observations", source)}
     if labels_only:
-        return arrays
+        labels = _flags(records, "labels", source)
+        return arrays if labels is None else arrays | {"labels": labels}
     arrays["next_observations"] = _stacked([record["next_observations"] for record in records], "next_observations", source)
     arrays["actions"] = _squeezed(_stack([record["actions"] for record in records], "actions", source), 2).astype(np.float32)
     arrays["rewards"] = _stack([record["rewards"] for record in records], "rewards", source).reshape(-1).astype(np.float32)
@@ -165,14 +167,21 @@ def transitions_of(records: Any, source: str, labels_only: bool = False) -> dict
     arrays["terminals"] = terminals
     arrays["timeouts"] = np.zeros(len(records), bool) if ends is None else ends & ~terminals
     arrays["timeouts"][-1] |= not terminals[-1]
-    arrays["grasp_penalty"] = np.array([_penalty(record) for record in records], np.float32)
+    penalties = [_penalty(record) for record in records]
+    n_missing = penalties.count(None)
+    if 0 < n_missing < len(records):
+        warnings.warn(
+            f"{source}: {n_missing:,} of {len(records):,} transitions have no grasp_penalty; theirs is 0.", stacklevel=2
+        )
+    if n_missing < len(records):
+        arrays["grasp_penalty"] = np.array([penalty or 0.0 for penalty in penalties], np.float32)
     return arrays
 
 
-def _penalty(record: Mapping[str, Any]) -> float:
+def _penalty(record: Mapping[str, Any]) -> float | None:
     inner = record.get("infos")
-    value = record.get("grasp_penalty", inner.get("grasp_penalty", 0.0) if isinstance(inner, Mapping) else 0.0)
-    return float(np.asarray(value).reshape(-1)[0])
+    value = record.get("grasp_penalty", inner.get("grasp_penalty") if isinstance(inner, Mapping) else None)
+    return None if value is None else float(np.asarray(value).reshape(-1)[0])
 
 
 def _flags(records: Sequence[Mapping[str, Any]], name: str, source: str) -> np.ndarray | None:

@@ -3,14 +3,16 @@
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 
+from sb3_pgr.buffers import MixtureReplayBuffer
 from sb3_pgr.offline.checks import dataset_from_arrays
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, join
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
@@ -25,8 +27,8 @@ def load_dataset(
     A dataset from whatever it is in.
 
     :param source: path of an ``.npz`` or HDF5 file with D4RL's names, or of HIL-SERL's pickled transitions (see
-        ``read_pickle``); a Minari dataset, its id or the path of its folder, a replay buffer of SB3 or ours, a mapping of
-        arrays, or an ``OfflineDataset``
+        ``read_pickle``); a Minari dataset, its id or the path of its folder, a replay buffer of SB3 or ours (of a mixture, one
+        of its sources), a mapping of arrays, or an ``OfflineDataset``
     :param observation_space: of the environment; by default what the source says or the data need
     :param action_space: of the environment; by default what the source says or the data need
     :raises DatasetError: if it cannot be read or makes no sense
@@ -145,7 +147,7 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read as an npz file of arrays (pickled objects are refused): {error}") from None
     meta = arrays.pop(_META, None)
     return arrays, {} if meta is None else json.loads(str(meta))
@@ -231,6 +233,11 @@ def _cut(observations: Any, rows: slice) -> Any:
 
 def _from_buffer(buffer: Any) -> OfflineDataset:
     """The filled rows of a replay buffer, environment by environment, oldest first; actions in the space's own units."""
+    name = type(buffer).__name__
+    if not isinstance(buffer, ReplayBuffer):
+        raise DatasetError(f"A {name} does not hold next observations; it cannot be a dataset.")
+    if isinstance(buffer, MixtureReplayBuffer):
+        raise DatasetError(f"A {name} has several sources; load one of them: buffer.sources[...] of {list(buffer.sources)}.")
     if getattr(buffer, "optimize_memory_usage", False):
         raise DatasetError("A buffer with optimize_memory_usage=True does not hold next observations; it cannot be a dataset.")
     n = buffer.size()
@@ -257,4 +264,4 @@ def _from_buffer(buffer: Any) -> OfflineDataset:
         "terminals": dones & ~rows(buffer.timeouts).astype(bool),
         "timeouts": cut.reshape(-1),
     }
-    return dataset_from_arrays(arrays, f"{type(buffer).__name__} of {n * buffer.n_envs} rows", buffer.observation_space, space)
+    return dataset_from_arrays(arrays, f"{name} of {n * buffer.n_envs} rows", buffer.observation_space, space)

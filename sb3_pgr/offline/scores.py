@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-# Returns of D4RL's random and expert policies (Fu et al. 2020; d4rl/infos.py). They were taken with the -v2 tasks of Gym.
-D4RL_V2 = {
+# Returns of D4RL's random and expert policies (Fu et al. 2020; d4rl/infos.py), taken with the -v2 tasks of Gym; PointMaze has
+# those of maze2d-*-v1.
+D4RL = {
     "halfcheetah": (-280.178953, 12135.0),
     "hopper": (-20.272305, 3234.3),
     "walker2d": (1.629008, 4592.3),
@@ -18,6 +19,14 @@ D4RL_V2 = {
     "adroithandrelocate": (-6.425911, 4233.8777977289),
     "adroithanddoor": (-56.512833, 2880.5693087299),
     "frankakitchen": (0.0, 4.0),
+    **dict.fromkeys(("antmaze_umaze", "antmaze_medium", "antmaze_large"), (0.0, 1.0)),
+    **dict.fromkeys(("antmaze_medium_diverse_gr", "antmaze_large_diverse_gr"), (0.0, 1.0)),
+    "pointmaze_umaze": (23.85, 161.86),
+    "pointmaze_medium": (13.13, 277.39),
+    "pointmaze_large": (6.7, 273.99),
+    "pointmaze_umazedense": (68.537689, 193.66285642),
+    "pointmaze_mediumdense": (44.264742, 297.45525478),
+    "pointmaze_largedense": (30.569041, 303.48573827),
 }
 
 
@@ -56,6 +65,7 @@ def reference_scores(env_id: str | None, metadata: Mapping[str, Any] | None = No
     if metadata.get("ref_min_score") is not None and metadata.get("ref_max_score") is not None:
         return ReferenceScores("Minari metadata", float(metadata["ref_min_score"]), float(metadata["ref_max_score"]))
     match = re.fullmatch(r"(\w+)-v\d+", (env_id or "").lower())  # dmc/hopper-hop-v0 is another hopper
-    if match is None or match[1] not in D4RL_V2:
+    if match is None or match[1] not in D4RL:
         return None
-    return ReferenceScores(f"D4RL-v2 reference on {env_id}", *D4RL_V2[match[1]])
+    version = "v1" if match[1].startswith("pointmaze") else "v2"
+    return ReferenceScores(f"D4RL-{version} reference on {env_id}", *D4RL[match[1]])

@@ -51,13 +51,15 @@ def reward_map(transform: str | tuple[float, float], dataset: OfflineDataset) ->
     Scale and shift of rewards: ``scale * r + shift``.
 
     :param transform: ``"none"``; ``"return_range"``: the range of the episodes' returns becomes 1000; or the two numbers
-    :raises DatasetError: if all returns are alike
+    :raises DatasetError: if all returns are alike, or not known
     :raises ValueError: if it is none of these
     """
     if transform == "none":
         return 1.0, 0.0
     if transform == "return_range":
-        returns = dataset.episode_returns
+        returns = dataset.played_returns
+        if not len(returns):
+            raise DatasetError(f"{dataset.source} is of single transitions: nobody knows the range of its returns.")
         spread = float(returns.max() - returns.min())
         if spread == 0:
             raise DatasetError(f"{dataset.source}: all {len(returns)} episodes have the same return, so there is no range.")

@@ -12,7 +12,7 @@ from sb3_pgr.rewards.classifier import ClassifierError
 Images = dict[str, np.ndarray]
 
 
-def read_folder(folder: str | Path, image_keys: Sequence[str]) -> dict[str, Images]:
+def read_folder(folder: str | Path, image_keys: Sequence[str], success: bool) -> dict[str, Images]:
     """
     All ``.npz`` and ``.pkl`` files of a folder, one entry a file: frames of one recording belong together, and so do those of
     the file of the same name in the other folder.
@@ -21,8 +21,9 @@ def read_folder(folder: str | Path, image_keys: Sequence[str]) -> dict[str, Imag
     ``observations`` dict, as HIL-SERL writes them; it is read by ``read_pickle``, which refuses everything but numpy arrays in
     plain containers.
 
+    :param success: what the folder is of; ``labels`` in pickles must agree
     :return: images by camera, by name of the file
-    :raises ClassifierError: if there are none, a camera is missing, or images are not uint8 of one size
+    :raises ClassifierError: if there are none, a camera is missing, images are not uint8 of one size, or labels disagree
     """
     folder = Path(folder)
     files = sorted(path for path in folder.glob("*") if path.suffix in (".npz", ".pkl"))
@@ -31,7 +32,7 @@ def read_folder(folder: str | Path, image_keys: Sequence[str]) -> dict[str, Imag
     recordings = {}
     for path in files:
         try:
-            arrays = _of_npz(path) if path.suffix == ".npz" else _of_pickle(path)
+            arrays = _of_npz(path) if path.suffix == ".npz" else _of_pickle(path, success)
         except DatasetError as error:
             raise ClassifierError(str(error)) from None
         missing = [key for key in image_keys if key not in arrays]
@@ -56,8 +57,13 @@ def _of_npz(path: Path) -> Images:
         raise ClassifierError(f"{path} cannot be read as an npz file of arrays: {error}") from None
 
 
-def _of_pickle(path: Path) -> Images:
-    observations = transitions_of(read_pickle(path), str(path), labels_only=True)["observations"]
+def _of_pickle(path: Path, success: bool) -> Images:
+    arrays = transitions_of(read_pickle(path), str(path), labels_only=True)
+    observations, labels = arrays["observations"], arrays.get("labels", np.zeros(0, bool))
+    wrong = int((labels != success).sum())
+    if wrong:
+        this, other = ("success", "failure") if success else ("failure", "success")
+        raise ClassifierError(f"{path} lies in the folder of {this}, but {wrong} of its {len(labels)} labels say {other}.")
     if not isinstance(observations, dict):
         raise ClassifierError(f"{path} holds no images.")
     return observations

@@ -1,5 +1,6 @@
 """A classifier's verdict in place of the environment's reward."""
 
+import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,29 +17,37 @@ class ClassifierReward(gym.Wrapper):
     its own goes to ``info["true_reward"]`` and ``info["true_success"]``, so that mistakes can be counted; whether the
     classifier saw success to ``info["is_success"]``, its probability to ``info["success_probability"]``.
 
+    Every episode ends with ``info["episode"]``, as SB3's ``Monitor`` has it: the return of the environment's own rewards. A
+    ``Monitor`` inside of this wrapper, where SB3 and RL Zoo put it, does not see the ends that the classifier makes.
+
     :param env: with Dict observations that hold the classifier's cameras, height, width, channels
     :param classifier: it, or the file it was saved to
     :param condition: ``obs -> bool`` that must hold too, of proprioception for instance: policies learn to fool a classifier
-        that is asked alone
+        that is asked alone. Or the name of such a function, ``"package.module:function"``
     :param threshold: in place of the classifier's own
-    :raises ClassifierError: if the observations do not hold what it looks at
+    :raises ClassifierError: if the observations do not hold what it looks at, or there is no such function
     """
 
     def __init__(
         self,
         env: gym.Env,
         classifier: RewardClassifier | str | Path,
-        condition: Callable[[Any], bool] | None = None,
+        condition: Callable[[Any], bool] | str | None = None,
         threshold: float | None = None,
     ):
         super().__init__(env)
         self.classifier = classifier if isinstance(classifier, RewardClassifier) else RewardClassifier.load(classifier)
-        self.condition = condition
+        self.condition = _function(condition) if isinstance(condition, str) else condition
         self.threshold = self.classifier.threshold if threshold is None else threshold
+        self._return, self._steps = 0.0, 0
         blank = env.observation_space.sample()
         if not isinstance(blank, Mapping):
             raise ClassifierError(f"The classifier looks at {self.classifier.image_keys}, not at {env.observation_space}.")
         self.classifier.predict_success(blank)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self._return, self._steps = 0.0, 0
+        return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
@@ -49,4 +58,16 @@ class ClassifierReward(gym.Wrapper):
         info["success_probability"] = probability
         # A success that the classifier has missed still ends the episode, but not the task: its value is bootstrapped.
         missed = terminated and info["true_success"] and not success
-        return obs, float(success), success or (terminated and not missed), truncated or missed, info
+        terminated, truncated = success or (terminated and not missed), truncated or missed
+        self._return += info["true_reward"]
+        self._steps += 1
+        if terminated or truncated:
+            info["episode"] = {"r": self._return, "l": self._steps}
+        return obs, float(success), terminated, truncated, info
+
+
+def _function(name: str) -> Callable[[Any], bool]:
+    try:
+        return pkgutil.resolve_name(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ClassifierError(f"condition={name!r} is no function that can be imported: {error}.") from None

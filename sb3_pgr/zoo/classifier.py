@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from sb3_pgr.common.device import choose_device
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.envs.robots.recording import record_frames
 from sb3_pgr.offline.dataset import DatasetError
@@ -37,7 +38,7 @@ def main() -> None:
     train.add_argument("--batch-size", type=int, default=128)
     train.add_argument("--threshold", type=float, help="probability from which on it is success; chosen by default")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    train.add_argument("--device", default="auto", help="cpu, cuda or mps; by default the best there is")
     train.add_argument("-o", "--output", type=Path, required=True, help="the classifier's file; pictures lie beside it")
     score = verbs.add_parser("score", help="draw its probability of success over a recorded episode")
     score.add_argument("classifier", type=Path)
@@ -74,7 +75,9 @@ def _train(args: argparse.Namespace) -> None:
     if args.steps < 1 or args.batch_size < 2:
         raise UsageError("--steps must be at least 1 and --batch-size at least 2.")
     require_writable(args.output.parent)
-    success, failure = (read_folder(folder, args.image_keys) for folder in (args.success_dir, args.failure_dir))
+    success, failure = (
+        read_folder(folder, args.image_keys, kind) for kind, folder in ((True, args.success_dir), (False, args.failure_dir))
+    )
     with tqdm(total=args.steps, unit=" steps", disable=None) as bar:
 
         def progress(step: int, loss: float) -> None:
@@ -89,7 +92,7 @@ def _train(args: argparse.Namespace) -> None:
             threshold=args.threshold,
             image_encoder=args.encoder,
             seed=args.seed,
-            device=args.device,
+            device=choose_device(args.device),
             on_step=progress,
         )
     classifier.save(args.output)

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.envs.robots.experts import STAY, expert_action
-from sb3_pgr.envs.robots.interventions import SOURCES, whole_action
+from sb3_pgr.envs.robots.interventions import BY_HAND, SOURCES, whole_action
 from sb3_pgr.envs.robots.recording import Act, record_demonstrations
 from sb3_pgr.envs.robots.task import RobotTask
 from sb3_pgr.offline.checks import dataset_from_arrays
@@ -35,7 +36,11 @@ def main() -> None:
     if args.episodes < 1 or args.noise < 0:
         raise UsageError("--episodes must be at least 1 and --noise not negative.")
     require_writable(args.output.parent)
-    env = gym.make(resolve_env_id(args.env_id))
+    shown: dict[str, Any] = {"render_mode": "human"} if args.by in BY_HAND else {}
+    try:
+        env = gym.make(resolve_env_id(args.env_id), **shown)
+    except RuntimeError as error:  # nothing to draw with
+        raise UsageError(str(error)) from None
     if not isinstance(env.unwrapped, RobotTask):
         raise UsageError(f"{args.env_id} is no robot task; `sb3-pgr collect` records what trained agents do in it.")
     try:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.envs.gems.build import PRESETS, build_models
-from sb3_pgr.envs.gems.datasets import Act, record
+from sb3_pgr.envs.gems.datasets import Act, record, through_decoder
 from sb3_pgr.envs.gems.model_files import models_folder
 from sb3_pgr.envs.gems.policies import BudgetOracle, EpsilonGreedyOracle, RandomSlates, SlatePolicy
 from sb3_pgr.envs.gems.users import Users, make_users
@@ -25,7 +25,7 @@ from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register
 from sb3_pgr.zoo.run_folder import require_writable
-from sb3_pgr.zoo.saved_model import SavedModel, saved_model
+from sb3_pgr.zoo.saved_model import SavedModel, run_env_kwargs, saved_model
 
 FIRST_USER, OF_A_SEED = 3 * 10**12, 10**7  # no evaluation and no model has seen these users
 BEHAVIOURS = ("random", "random-slates", "logging", "medium", "expert")
@@ -47,6 +47,9 @@ def main() -> None:
     )
     collect.add_argument("--run", type=Path, help="run folder of the agent, for medium and expert")
     collect.add_argument("--users", type=int, default=1_000, help="a hundred transitions each")
+    collect.add_argument(
+        "--through-decoder", action="store_true", help="show what the latent actions of random-slates and logging decode to"
+    )
     collect.add_argument("-o", "--output", type=Path, required=True, help="the npz file")
     for verb in (build, collect):
         verb.add_argument("--env", required=True, help="e.g. gems/focused_topdown-v0")
@@ -109,9 +112,12 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
         )
     if args.run is not None and not (args.run / args.env_id.replace("/", "-")).is_dir():
         raise UsageError(f"{args.run} is no run on {args.env_id}.")
+    if args.through_decoder and not {"random-slates", "logging"} & set(args.behaviour):
+        raise UsageError("--through-decoder is for random-slates and logging; other behaviours show what is decoded anyway.")
     require_writable(args.output.parent)
     set_random_seed(args.seed)
-    users = make_users(items, world, "latent", "belief", args.models)
+    known = None if args.run is None else run_env_kwargs(args.run, args.env_id).get("fingerprints")
+    users = make_users(items, world, "latent", "belief", args.models, fingerprints=known)
     columns: list[dict[str, np.ndarray]] = []
     shares = {name: len(part) for name, part in zip(args.behaviour, np.array_split(range(args.users), len(args.behaviour)))}
     with tqdm(total=args.users, unit=" users", disable=None) as bar:
@@ -130,7 +136,8 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
 
 def _behaviour(name: str, users: Users, args: argparse.Namespace) -> tuple[Act | None, SlatePolicy | None]:
     if name in ("random-slates", "logging"):
-        return None, RandomSlates(args.seed) if name == "random-slates" else EpsilonGreedyOracle(0.5, args.seed)
+        policy: SlatePolicy = RandomSlates(args.seed) if name == "random-slates" else EpsilonGreedyOracle(0.5, args.seed)
+        return (through_decoder(users, policy), None) if args.through_decoder else (None, policy)
     if name == "random":
         generator, size = np.random.default_rng(args.seed), users.actions.space.shape or ()
         return lambda obs: generator.uniform(-1, 1, (users.engine.n_users, *size)), None
@@ -170,17 +177,13 @@ def _dataset(arrays: dict[str, np.ndarray], users: Users, args: argparse.Namespa
     }
     metadata = {
         "behaviour": shares,
+        "through_decoder": args.through_decoder,
         "seed": args.seed,
         "items": engine.items.fingerprint,
         "world": asdict(engine.config),
         "latent_bounds": [model.low.tolist(), model.high.tolist()],
-        "models": {kind: _fingerprint(part) for kind, part in (("slates", model), ("belief", users.observations.encoder))},  # type: ignore[attr-defined]
+        "models": users.fingerprints,
         "reference": {"name": "random slates and budget oracle", **{key: float(value) for key, value in references.items()}},
     }
     space = users.observations.space
     return dataset_from_arrays(arrays, str(args.output), space, users.actions.space, args.env_id, metadata)
-
-
-def _fingerprint(module: th.nn.Module) -> float:
-    """Tells models of other weights apart."""
-    return float(sum(value.double().abs().sum() for value in module.state_dict().values()))

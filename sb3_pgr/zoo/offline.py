@@ -32,8 +32,10 @@ def open_dataset(algorithm: type, dataset: str | None) -> OfflineDataset | None:
         raise UsageError(f"{algorithm.__name__} learns from a dataset: --dataset FILE.")
     if dataset is None:
         return None
-    if not offline:
-        raise UsageError(f"{algorithm.__name__} learns in an environment; --dataset is for bc, bcq, cql, iql and td3_bc.")
+    if not offline and not issubclass(algorithm, HybridSAC):
+        raise UsageError(
+            f"{algorithm.__name__} learns in an environment; --dataset is for bc, bcq, cql, hybrid_sac, iql and td3_bc."
+        )
     try:
         return load_dataset(dataset)
     except DatasetError as error:

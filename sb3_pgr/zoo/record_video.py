@@ -12,7 +12,7 @@ from sb3_pgr.envs.rendering import require_renderer
 from sb3_pgr.zoo.arguments import import_gym_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
-from sb3_pgr.zoo.rendering import render_kwargs
+from sb3_pgr.zoo.rendering import chosen_size, render_kwargs
 from sb3_pgr.zoo.run_folder import find_models, find_runs
 from sb3_pgr.zoo.saved_model import add_model_options, chosen_model
 
@@ -29,13 +29,12 @@ def main() -> None:
         for run in find_runs(args.log_folder, args.env, args.algo):
             print("\n".join(map(str, find_models(run))))
         return
-    saved = chosen_model(args)
+    saved, size = chosen_model(args), chosen_size(args.width, args.height)
     try:
         require_renderer()
     except RuntimeError as error:
         raise UsageError(str(error)) from None
     model = saved.load()
-    size = args.width, args.height
     env = saved.make_env(args.env, args.seed, **render_kwargs(args.env, args.env_kwargs, size))
     path = args.output or saved.run / VIDEOS / f"{args.env.replace('/', '-')}_{model.num_timesteps}.mp4"
     print(f"Filming {saved.path}")
@@ -53,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     parser.add_argument("--list-models", action="store_true", help="print the models there are, newest run first")
     parser.add_argument("--episodes", type=int, default=1)
-    parser.add_argument("--width", type=int, default=480, help="pixels")
-    parser.add_argument("--height", type=int, default=480, help="pixels")
+    parser.add_argument("--width", type=int, help="pixels, with --height; the environment's own by default")
+    parser.add_argument("--height", type=int, help="pixels")
     parser.add_argument("--fps", type=int, help="frames per second; the environment's own by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={}, help="of the environment: name:value ...")

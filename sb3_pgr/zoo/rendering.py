@@ -6,13 +6,28 @@ import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_pgr.zoo.errors import UsageError
 
-def make_render_env(manager: ExperimentManager, size: tuple[int, int]) -> VecEnv:
+
+def chosen_size(width: int | None, height: int | None) -> tuple[int, int] | None:
+    """
+    Of videos, if one was chosen.
+
+    :raises UsageError: if only one side was, or one is not positive
+    """
+    if width is None and height is None:
+        return None
+    if width is None or height is None or min(width, height) < 1:
+        raise UsageError("Videos need both sides of their size, width and height, of at least 1 pixel; or neither.")
+    return width, height
+
+
+def make_render_env(manager: ExperimentManager, size: tuple[int, int] | None) -> VecEnv:
     """
     One evaluation environment of a run (its wrappers and normalisation included) that renders ``rgb_array``.
 
     :param manager: a manager that has read its hyper-parameters
-    :param size: (width, height); environments that cannot choose their size keep their own
+    :param size: (width, height), if one is wanted; environments that cannot choose their size keep their own
     """
     own = manager.eval_env_kwargs, manager.vec_env_class
     try:
@@ -23,9 +38,11 @@ def make_render_env(manager: ExperimentManager, size: tuple[int, int]) -> VecEnv
         manager.eval_env_kwargs, manager.vec_env_class = own
 
 
-def render_kwargs(env_id: str, env_kwargs: dict[str, Any] | None, size: tuple[int, int]) -> dict[str, Any]:
+def render_kwargs(env_id: str, env_kwargs: dict[str, Any] | None, size: tuple[int, int] | None) -> dict[str, Any]:
     """Keyword arguments that make an environment render ``rgb_array``, in this (width, height) if it can."""
     plain = {**(env_kwargs or {}), "render_mode": "rgb_array"}
+    if size is None:
+        return plain
     sized = {**plain, "width": size[0], "height": size[1]}
     try:
         gym.make(env_id, **sized).close()

@@ -58,13 +58,11 @@ class SavedModel:
         """
         folder = self.run / env_id.replace("/", "-")
         hyperparams, stats_path = get_saved_hyperparams(str(folder), test_mode=True)
-        own_kwargs = hyperparams.pop("env_kwargs", None) or {}
-        if (folder / "args.yml").is_file():
-            # written by RL Zoo, which reads it back in the same way
-            own_kwargs = yaml.load((folder / "args.yml").read_text(), Loader=yaml.UnsafeLoader)["env_kwargs"] or own_kwargs
+        hyperparams.pop("env_kwargs", None)
         in_checkpoint = self.path.with_name("vecnormalize.pt")
         if in_checkpoint.is_file():
             hyperparams["normalize"] = False
+        own_kwargs = run_env_kwargs(self.run, env_id)
         env_kwargs = {name: value for name, value in {**own_kwargs, **env_kwargs}.items() if name not in TRAINING_ONLY}
         together = None if "env_wrapper" in hyperparams else sb3_vec_env(env_id, env_kwargs)
         try:
@@ -83,6 +81,16 @@ class SavedModel:
         except ValueError as error:
             raise UsageError(f"{error}. A model in {self.run / CHECKPOINTS} has its own statistics.") from None
         return load_vec_normalize(env, in_checkpoint) if in_checkpoint.is_file() else env
+
+
+def run_env_kwargs(run: Path, env_id: str) -> dict[str, Any]:
+    """Arguments of a run's environment."""
+    folder = run / env_id.replace("/", "-")
+    own = get_saved_hyperparams(str(folder))[0].get("env_kwargs") or {}
+    if (folder / "args.yml").is_file():
+        # written by RL Zoo, which reads it back in the same way
+        own = yaml.load((folder / "args.yml").read_text(), Loader=yaml.UnsafeLoader)["env_kwargs"] or own
+    return dict(own)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -39,13 +39,14 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
     scores: dict[str, Any] = {"algo": algo, "seed": model.seed, "timesteps": model.num_timesteps, "updates": model._n_updates}
     references = None
     if dataset is not None:
-        references = reference_scores(dataset.env_id or (None if env is None else _env_id(env)), dataset.metadata)
+        references = reference_scores((None if env is None else _env_id(env)) or dataset.env_id, dataset.metadata)
         scores |= {
             "dataset": {"source": dataset.source, "fingerprint": dataset.fingerprint, "rows": len(dataset)},
             "reference": references and vars(references),
-            "behaviour": _summary(dataset.episode_returns, references),
             "off_policy": _off_policy(model, dataset),
         }
+        if len(dataset.played_returns):
+            scores["behaviour"] = _summary(dataset.played_returns, references)
     if env is not None:
         if model.get_vec_normalize_env() is not None:
             sync_envs_normalization(model.get_vec_normalize_env(), env)  # type: ignore[arg-type]
@@ -63,6 +64,8 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
 
 def _off_policy(model: BaseAlgorithm, dataset: OfflineDataset) -> dict[str, float]:
     """On whole episodes of enough rows: a policy such as BCQ's weighs a hundred actions in each."""
+    if dataset.played.any() and not dataset.played.all():
+        dataset = dataset.select_episodes(np.flatnonzero(dataset.played))
     few = dataset if len(dataset) <= OFF_POLICY_ROWS else dataset.sample_episodes(OFF_POLICY_ROWS)
     return off_policy_scores(model, few) | {"rows": len(few)}
 
@@ -119,8 +122,8 @@ def _draw(run: Path, dataset: OfflineDataset | None, references: ReferenceScores
         steps, results.mean(1), marker="o", markersize=3, label="evaluations (line: mean, band: lowest to highest episode)"
     )
     axis.fill_between(steps, results.min(1), results.max(1), alpha=0.2, linewidth=0)
-    if dataset is not None:
-        behaviour = dataset.episode_returns.mean()
+    if dataset is not None and len(dataset.played_returns):
+        behaviour = dataset.played_returns.mean()
         axis.axhline(behaviour, color="0.4", linestyle="--", label="behaviour: mean return in the dataset")
     axis.set(title=run.name, xlabel="environment steps" if dataset is None else "gradient steps", ylabel="return")
     axis.legend(frameon=False, fontsize=8)

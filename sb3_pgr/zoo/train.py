@@ -13,6 +13,7 @@ from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
 from sb3_pgr.zoo.offline import check_demonstrations, environment_of, open_dataset
 from sb3_pgr.zoo.registry import register, resolve_algorithm
+from sb3_pgr.zoo.rendering import chosen_size
 from sb3_pgr.zoo.run_folder import read_run_file
 
 
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sb3-pgr train", allow_abbrev=False, add_help=False)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run folder to continue, exactly where its checkpoint is")
     parser.add_argument(
-        "--dataset", metavar="FILE", help="learn from it, without an environment: npz, HDF5, Minari id or folder"
+        "--dataset", metavar="FILE", help="learn from it alone, without an environment: npz, HDF5, Minari id or folder"
     )
     parser.add_argument("--demonstrations", metavar="FILE", help="for hybrid_sac: half of every batch comes from them")
     parser.add_argument("--final-episodes", type=int, help="episodes of an evaluation at the end (with --dataset: 100)")
@@ -72,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep-checkpoints", type=int, default=3, help="number of checkpoints kept")
     parser.add_argument("--video-freq", type=int, default=0, help="steps between videos; 0 for none")
     parser.add_argument("--video-episodes", type=int, default=1, help="episodes in a video")
-    parser.add_argument("--video-width", type=int, default=480, help="pixels")
-    parser.add_argument("--video-height", type=int, default=480, help="pixels")
+    parser.add_argument("--video-width", type=int, help="pixels, with --video-height; the environment's own by default")
+    parser.add_argument("--video-height", type=int, help="pixels")
     parser.add_argument("--video-fps", type=int, default=None, help="frames per second; the environment's own by default")
     return parser
 
@@ -83,7 +84,8 @@ def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
     for name in ("checkpoint_freq", "video_freq", "final_episodes"):
         if (getattr(known, name) or 0) < 0:
             raise UsageError(f"--{name.replace('_', '-')} must be 0 or more.")
-    for name in ("keep_checkpoints", "video_episodes", "video_width", "video_height"):
+    chosen_size(known.video_width, known.video_height)
+    for name in ("keep_checkpoints", "video_episodes"):
         if getattr(known, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
     return Extras(**vars(known)), rest

@@ -11,21 +11,22 @@ from gymnasium import spaces
 
 from sb3_pgr.generative.callback import progress_bar
 from sb3_pgr.generative.config import PRESETS
-from sb3_pgr.generative.diagnostics import write_report
+from sb3_pgr.generative.diagnostics import FOLDER, write_report
 from sb3_pgr.generative.flat import FlatObservations, action_sizes
 from sb3_pgr.generative.imagination import Imagination
 from sb3_pgr.generative.relevance import RELEVANCE
-from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import EPISODE_RETURN, PLAYED_RETURNS, REFERENCES, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.errors import UsageError
 
 
 def main() -> None:
-    """Fit a generator on a file of transitions and write a file of the same keys with as many rows as asked for."""
+    """Fit a generator on a file of transitions and write a file of D4RL's keys with as many rows as asked for."""
     args = _parser().parse_args()
     if args.num_samples < 1:
         raise UsageError(f"--num-samples {args.num_samples} must be at least 1.")
-    output = args.output or args.dataset.with_name(f"{args.dataset.stem}-synthetic")
+    kind = "synthetic" if args.relevance == "uniform" else args.relevance
+    output = args.output or args.dataset.with_name(f"{args.dataset.stem}-{kind}")
     output = output if output.suffix == ".npz" else output.with_name(f"{output.name}.npz")
     if args.device.startswith("cuda") and not th.cuda.is_available():
         raise UsageError(f"--device {args.device}: torch sees no such device here.")
@@ -35,7 +36,7 @@ def main() -> None:
         dataset = load_dataset(args.dataset)
     except DatasetError as error:
         raise UsageError(str(error)) from None
-    synthetic = upsample(dataset, args)
+    synthetic = upsample(dataset, args, output.with_suffix("") / FOLDER)
     save_npz(synthetic, output)
     print(f"{len(synthetic):,} synthetic transitions: {output}")
 
@@ -52,12 +53,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--relevance-steps", type=int, default=2_000, help="steps of training a relevance network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if th.cuda.is_available() else "cpu")
-    parser.add_argument("-o", "--output", type=Path, help="the npz file (default: <dataset>-synthetic.npz beside it)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="the npz file (default: <dataset>-synthetic.npz beside it, or <dataset>-<relevance>.npz); a folder of its name "
+        "gets diagnostics. Columns beyond D4RL's are left out",
+    )
     return parser
 
 
-def upsample(dataset: OfflineDataset, args: argparse.Namespace) -> OfflineDataset:
-    """Synthetic transitions in the form of the real ones."""
+def upsample(dataset: OfflineDataset, args: argparse.Namespace, diagnostics: Path) -> OfflineDataset:
+    """Synthetic transitions in the form of the real ones: single ones, which take the returns of the real episodes along."""
     try:
         flat, (action_dim, n_actions) = FlatObservations(dataset.observation_space), action_sizes(dataset.action_space)
         device = th.device(args.device)
@@ -97,7 +104,7 @@ def upsample(dataset: OfflineDataset, args: argparse.Namespace) -> OfflineDatase
     for _ in range(args.relevance_steps if relevance.update_every else 0):
         rows = th.randint(len(dataset), (relevance.batch_size,), generator=imagination.random, device=device)
         relevance.update({name: part[rows] for name, part in real.items()})
-    drawn = _draw(imagination, real, args)
+    drawn = _draw(imagination, real, args, diagnostics)
 
     def array(values: Any, like: Any) -> Any:
         if isinstance(values, dict):
@@ -117,17 +124,24 @@ def upsample(dataset: OfflineDataset, args: argparse.Namespace) -> OfflineDatase
         timeouts=~array(drawn["dones"], dataset.terminals),  # single transitions, each an episode of its own
         source=f"synthetic, from {dataset.source}",
         corrections=(),
-        metadata={"synthetic_from": dataset.fingerprint, "relevance": args.relevance, "seed": args.seed},
-        extras={},
+        metadata={
+            **{name: dataset.metadata[name] for name in REFERENCES if name in dataset.metadata},
+            "synthetic_from": dataset.fingerprint,
+            "relevance": args.relevance,
+            "seed": args.seed,
+            PLAYED_RETURNS: dataset.played_returns.tolist(),
+        },
+        extras={EPISODE_RETURN: np.full(args.num_samples, np.nan)},
     )
 
 
-def _draw(imagination: Imagination, real: dict[str, th.Tensor], args: argparse.Namespace) -> dict[str, th.Tensor]:
+def _draw(
+    imagination: Imagination, real: dict[str, th.Tensor], args: argparse.Namespace, diagnostics: Path
+) -> dict[str, th.Tensor]:
     """Exactly as many as asked for: rows outside the data's box are made up for by drawing again."""
     synthetic, report = imagination.imagine(real, args.num_samples, len(real["rewards"]), progress_bar())
-    folder = (args.output or args.dataset).parent / "diagnostics"
-    write_report(report, folder)
-    print(f"Diagnostics: {folder}")
+    write_report(report, diagnostics)
+    print(f"Diagnostics: {diagnostics}")
     if synthetic is None:
         raise UsageError(f"No dataset is written: {report.problem}")
     parts = [synthetic]

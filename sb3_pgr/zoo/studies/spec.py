@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from sb3_pgr.envs import resolve_env_id
+from sb3_pgr.hybrid_sac import HybridSAC
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.hyperparams import hyperparam_problems, keyword_problems
@@ -110,7 +111,8 @@ def _arm_problems(arm: str, settings: Any, offline: set[bool]) -> list[str]:
         algorithm = resolve_algorithm((settings or {}).get("algo", arm))
     except UsageError as error:
         return [str(error)]
-    offline.add(issubclass(algorithm, OfflineAlgorithm))
+    if not issubclass(algorithm, HybridSAC):  # which learns with a dataset and without
+        offline.add(issubclass(algorithm, OfflineAlgorithm))
     found: list[str] = []
     for chosen in arms_of({arm: settings}).values():
         chosen = {name: value for name, value in chosen.items() if name != "algo"}
