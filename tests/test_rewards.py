@@ -1,22 +1,22 @@
 """Reward classifier and pickled recordings."""
 
-import csv
+import json
 import os
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from commands import run
 from gymnasium import spaces
 from numpy._core.numeric import _frombuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.logger import configure
 
 from sb3_pgr import HybridSAC
-from sb3_pgr.common.callbacks import TrueSuccessEvalCallback
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.offline.dataset import DatasetError
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
@@ -175,6 +175,33 @@ def test_the_classifier_s_verdict_replaces_the_reward(trained):
         ClassifierReward(Camera(), trained[0], condition="nowhere:function")
 
 
+def test_a_learned_reward_does_not_judge_itself(trained):
+    env = ClassifierReward(Camera(), trained[0])
+    env.stand_aside()
+    env.reset()
+    rewards, ends = zip(*(env.step(np.zeros(2))[1:3] for _ in range(3)), strict=True)
+    assert rewards == (5, 5, 5) and ends == (False, True, False)  # the third would be a success by the classifier
+    _, _, _, _, info = env.step(np.zeros(2))
+    assert info == {"is_success": False}
+
+
+def test_evaluations_of_a_run_are_by_the_environment(trained, tmp_path):
+    trained[0].save(tmp_path / "c.pt")
+    (tmp_path / "camera.py").write_text(
+        "import gymnasium as gym\nfrom test_rewards import Camera\n"
+        "gym.register('Camera-v0', entry_point=Camera, max_episode_steps=9)\n"
+    )
+    wrapper = f"env_wrapper:[{{'sb3_pgr.rewards.ClassifierReward': {{'classifier': '{tmp_path / 'c.pt'}'}}}}]"
+    flags = ["--algo", "hybrid_sac", "--env", "Camera-v0", "--gym-packages", "camera", "-n", 4, "-f", tmp_path / "logs"]
+    flags += ["--eval-freq", 4, "--eval-episodes", 1, "--final-episodes", 2, "--checkpoint-freq", 0]
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    run("train", *flags, "-params", wrapper, "policy:'MultiInputPolicy'", env={**os.environ, "PYTHONPATH": path})
+    folder = tmp_path / "logs/hybrid_sac/Camera-v0_1"
+    # Two steps of 5 an episode; to the classifier they are worth nothing.
+    assert np.load(folder / "evaluations.npz")["results"].tolist() == [[10]]
+    assert json.loads((folder / "scores.json").read_text())["last"]["return_mean"] == 10
+
+
 class Endless(Camera):
     """Ends where the classifier says so, and nowhere else."""
 
@@ -183,7 +210,7 @@ class Endless(Camera):
         return obs, reward, False, False, info
 
 
-def test_episodes_that_the_classifier_ends_are_counted(trained, tmp_path):
+def test_episodes_that_the_classifier_ends_are_counted(trained):
     """SB3 puts Monitor below this wrapper: it does not see them end."""
 
     class Still:
@@ -193,10 +220,7 @@ def test_episodes_that_the_classifier_ends_are_counted(trained, tmp_path):
     returns, lengths = evaluate_policy(Still(), make_vec_env(Endless, **options), 2, return_episode_rewards=True)
     assert (returns, lengths) == ([15, 15], [3, 3])  # of the task, which is never done
     model = HybridSAC("MultiInputPolicy", make_vec_env(Endless, **options), buffer_size=100, device="cpu")
-    model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(6, TrueSuccessEvalCallback(make_vec_env(Endless, **options), n_eval_episodes=1, eval_freq=6, verbose=0))
-    row = list(csv.DictReader((tmp_path / "progress.csv").open()))[-1]
-    assert (float(row["eval/success_rate"]), float(row["eval/true_success_rate"])) == (1, 0)
+    model.learn(6)
     assert model._episode_log.summary()["true_success_rate"] == 0 and len(model.ep_info_buffer) == 2
 
 

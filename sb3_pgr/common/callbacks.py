@@ -1,4 +1,4 @@
-"""Callbacks: resumable checkpoints, videos during training, evaluations."""
+"""Callbacks: resumable checkpoints, and videos during training."""
 
 import shutil
 import signal
@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_pgr.common.checkpoint import (
@@ -170,20 +170,3 @@ class VideoCallback(BaseCallback):
             finally:
                 env.close()
         return True
-
-
-class TrueSuccessEvalCallback(EvalCallback):
-    """
-    ``EvalCallback`` that logs ``eval/true_success_rate`` too: where a learned reward judges success, what the task itself says
-    (``info["true_success"]``).
-    """
-
-    def _on_step(self) -> bool:
-        self._true_successes: list[bool] = []
-        return super()._on_step()
-
-    def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
-        super()._log_success_callback(locals_, globals_)
-        if locals_["done"] and "true_success" in locals_["info"]:
-            self._true_successes.append(locals_["info"]["true_success"])
-            self.logger.record("eval/true_success_rate", float(np.mean(self._true_successes)))

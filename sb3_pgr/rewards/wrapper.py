@@ -18,7 +18,8 @@ class ClassifierReward(gym.Wrapper):
     classifier saw success to ``info["is_success"]``, its probability to ``info["success_probability"]``.
 
     Every episode ends with ``info["episode"]``, as SB3's ``Monitor`` has it: the return of the environment's own rewards. A
-    ``Monitor`` inside of this wrapper, where SB3 and RL Zoo put it, does not see the ends that the classifier makes.
+    ``Monitor`` inside of this wrapper, where SB3 and RL Zoo put it, does not see the ends that the classifier makes. The
+    evaluations of ``sb3-pgr train`` are by the environment alone, see ``stand_aside``.
 
     :param env: with Dict observations that hold the classifier's cameras, height, width, channels
     :param classifier: it, or the file it was saved to
@@ -39,11 +40,19 @@ class ClassifierReward(gym.Wrapper):
         self.classifier = classifier if isinstance(classifier, RewardClassifier) else RewardClassifier.load(classifier)
         self.condition = _function(condition) if isinstance(condition, str) else condition
         self.threshold = self.classifier.threshold if threshold is None else threshold
+        self._stands_aside = False
         self._return, self._steps = 0.0, 0
         blank = env.observation_space.sample()
         if not isinstance(blank, Mapping):
             raise ClassifierError(f"The classifier looks at {self.classifier.image_keys}, not at {env.observation_space}.")
         self.classifier.predict_success(blank)
+
+    def stand_aside(self) -> None:
+        """
+        From now on leave reward, end and success to the environment, where it tells ``info["is_success"]`` itself. Classifiers
+        see success a step too early or too late, and policies learn to fool them.
+        """
+        self._stands_aside = True
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self._return, self._steps = 0.0, 0
@@ -51,6 +60,8 @@ class ClassifierReward(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
+        if self._stands_aside and "is_success" in info:
+            return obs, float(np.asarray(reward)), terminated, truncated, info
         probability, _ = self.classifier.predict_success(obs)
         success = probability >= self.threshold and (self.condition is None or bool(self.condition(obs)))
         info["true_reward"], info["true_success"] = float(np.asarray(reward)), bool(info.get("is_success", False))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rl_zoo3.exp_manager
 import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
@@ -23,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_wrapper
 
-from sb3_pgr.common.callbacks import ResumableCheckpoint, TrueSuccessEvalCallback, VideoCallback
+from sb3_pgr.common.callbacks import ResumableCheckpoint, VideoCallback
 from sb3_pgr.common.checkpoint import start_segment, why_not_resumable
 from sb3_pgr.common.health import FiniteVecEnv, NonFiniteTransitionError
 from sb3_pgr.common.progress_csv import ResumableCSV
@@ -31,6 +30,7 @@ from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
 from sb3_pgr.offline.dataset import OfflineDataset
+from sb3_pgr.rewards import ClassifierReward
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.gems_models import with_fingerprints
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
@@ -157,7 +157,6 @@ class Manager(ExperimentManager):
         return hyperparams if self.extras.loaded is None else hyperparams | {"dataset": self.extras.loaded}
 
     def create_callbacks(self) -> None:
-        rl_zoo3.exp_manager.EvalCallback = TrueSuccessEvalCallback  # type: ignore[misc]
         super().create_callbacks()
         if self.optimize_hyperparameters:
             return
@@ -201,6 +200,8 @@ class Manager(ExperimentManager):
             signal.signal(signal.SIGINT, previous)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        if eval_env and all(env.env_is_wrapped(ClassifierReward)):
+            env.env_method("stand_aside")  # a learned reward does not judge itself
         # Below VecNormalize, whose running statistics one NaN would spoil.
         watched = FiniteVecEnv(env, "Evaluation step" if eval_env else "Step")
         return super()._maybe_normalize(watched, eval_env)
