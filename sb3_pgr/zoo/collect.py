@@ -1,7 +1,6 @@
 """``collect``: a dataset of what a trained agent, chance, or both do; or of what a run has seen while it learned."""
 
 import argparse
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.arguments import import_gym_packages
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.interrupts import sigterm_interrupts
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import CHECKPOINTS
 from sb3_pgr.zoo.saved_model import SavedModel, add_model_options, chosen_model
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@sigterm_interrupts()
 def _rollouts(args: argparse.Namespace) -> OfflineDataset:
     if args.episodes is None and args.rows is None:
         raise UsageError("Say how much to collect: --episodes N or --rows N.")
@@ -87,7 +88,6 @@ def _rollouts(args: argparse.Namespace) -> OfflineDataset:
         "deterministic": not args.stochastic,
         "seed": args.seed,
     }
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     with tqdm(total=args.episodes or args.rows, unit=" episodes" if args.episodes else " rows", disable=None) as bar:
 
         def on_episode(episodes: int, rows: int, last_return: float) -> None:
@@ -110,7 +110,6 @@ def _rollouts(args: argparse.Namespace) -> OfflineDataset:
                 on_episode,
             )
         finally:
-            signal.signal(signal.SIGTERM, previous)
             env.close()
 
 

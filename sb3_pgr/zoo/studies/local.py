@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.interrupts import sigterm_interrupts
 from sb3_pgr.zoo.studies.run import Run, is_finished, newest_checkpoint, prepare, timesteps
 from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, beat, claim, close
 from sb3_pgr.zoo.studies.storage import Storage
@@ -40,6 +41,7 @@ def alone(output: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
+@sigterm_interrupts()
 def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) -> list[Run]:
     """
     Do what has not finished; at Ctrl-C, SIGTERM, or ``benchmark stop``, the running ones save a checkpoint.
@@ -57,7 +59,6 @@ def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) 
     running: dict[Run, _Running] = {}
     failed: list[Run] = []
     last_beat = time.time()
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while todo or running:
             if (output / STOP).exists():
@@ -86,7 +87,6 @@ def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) 
                 it.process.kill()
             done = it.process.returncode == 0 and is_finished(output / run.path)
             close(storage, run, it.token, "finished" if done else "stopped")
-        signal.signal(signal.SIGTERM, previous)
     return failed
 
 
