@@ -96,9 +96,9 @@ def _arrange_boxes(task: ArrangeBoxes) -> Part:
         if not _holds(arm, box):
             continue
         way = task.to_mark(i)
-        if np.linalg.norm(way) < NEAR / 3:
+        if np.linalg.norm(way) < (NEAR / 3 if box[2] > _ABOVE / 2 else 0.6 * NEAR):  # on its way down it may drift a little
             if box[2] > 0.03:
-                return np.array([0, 0, -1.0]), STAY
+                return np.array([*way / STEP, -1]), STAY
             return np.zeros(3), OPEN
         if arm.opening > GRASPING:  # not yet closed
             return np.zeros(3), STAY
