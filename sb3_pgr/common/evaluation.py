@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -42,7 +41,13 @@ def evaluate_episodes(model: Any, env: VecEnv, episodes: int, seed: int = HELD_O
 
 def interquartile_mean(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the middle half (Agarwal et al. 2021); of fewer than four values, of all."""
-    return float(stats.trim_mean(np.asarray(values, np.float64).ravel(), 0.25))
+    return float(interquartile_means(np.asarray(values, np.float64).ravel(), 0))
+
+
+def interquartile_means(values: np.ndarray, axis: int) -> np.ndarray:
+    """``interquartile_mean`` along one axis."""
+    n = values.shape[axis]
+    return np.sort(values, axis).take(range(n // 4, n - n // 4), axis).mean(axis)
 
 
 def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float] | None:
@@ -61,5 +66,5 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95
     generator = np.random.default_rng(0)
     rows = generator.integers(n_seeds, size=(10_000, n_seeds, n_tasks))
     resampled = np.take_along_axis(scores[None], rows, 1).reshape(len(rows), -1)
-    low, high = np.percentile(stats.trim_mean(resampled, 0.25, axis=1), [50 * (1 - level), 50 * (1 + level)])
+    low, high = np.percentile(interquartile_means(resampled, 1), [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)

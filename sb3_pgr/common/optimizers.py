@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch as th
-import torch._dynamo
 
 Gradients = Sequence[th.Tensor | None]
 
@@ -103,6 +102,8 @@ def _adam(optimizer: th.optim.Optimizer, gradients: Gradients) -> None:
 @contextmanager
 def traced_gradients(on: bool = True) -> Iterator[None]:
     """Let ``torch.compile`` trace ``autograd.grad``; before torch 2.12 it cannot, and compiles what lies between."""
+    import torch._dynamo  # takes a second, and not all need it
+
     if on and hasattr(torch._dynamo.config, "trace_autograd_ops"):
         with torch._dynamo.config.patch(trace_autograd_ops=True):
             yield

@@ -6,7 +6,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter
 from PIL import Image, ImageOps
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -32,6 +31,8 @@ def record_episodes(
     :param fps: frames per second; the environment's ``render_fps`` by default
     :return: return of each episode, as the environment gives it
     """
+    from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # takes a while to import
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rate = fps or env.get_attr("metadata")[0].get("render_fps") or 30

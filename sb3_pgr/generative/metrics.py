@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch as th
-from scipy.stats import ks_2samp
 
 
 def marginal_distances(real: th.Tensor, synthetic: th.Tensor) -> np.ndarray:
     """Kolmogorov-Smirnov distance of each dimension, in [0, 1], ``(d,)``."""
+    from scipy.stats import ks_2samp  # takes a second to import
+
     pairs = zip(real.cpu().numpy().T, synthetic.cpu().numpy().T, strict=True)
     return np.array([ks_2samp(ours, theirs, method="asymp").statistic for ours, theirs in pairs])
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from sb3_pgr.common.evaluation import interquartile_means
 from sb3_pgr.report.run import Curve
 from sb3_pgr.report.tasks import Group
 
@@ -69,10 +69,10 @@ def _band(curves: list[tuple[np.ndarray, np.ndarray]]) -> Band | None:
     if n_runs > 1:
         rows = np.random.default_rng(0).integers(n_runs, size=(RESAMPLES, n_runs))
         resampled = values[rows]
-        iqm_interval = np.percentile(stats.trim_mean(resampled, 0.25, axis=1), [2.5, 97.5], axis=0)
+        iqm_interval = np.percentile(interquartile_means(resampled, 1), [2.5, 97.5], axis=0)
         mean_interval = np.percentile(resampled.mean(1), [2.5, 97.5], axis=0)
     extremes = np.array([values.min(0), values.max(0)])
-    return Band(grid, stats.trim_mean(values, 0.25, axis=0), iqm_interval, values.mean(0), mean_interval, extremes, n_runs)
+    return Band(grid, interquartile_means(values, 0), iqm_interval, values.mean(0), mean_interval, extremes, n_runs)
 
 
 def _common_points(xs: list[np.ndarray]) -> np.ndarray:
