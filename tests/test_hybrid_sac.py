@@ -356,7 +356,8 @@ def test_by_command(tmp_path):
     output = run("demos", "robots/pick_cube-v0", "--episodes", 2, "-o", "demos.npz", cwd=tmp_path)
     assert "2 episodes: demos.npz" in output
     arguments = ["--algo", "hybrid_sac", "--env", "robots/pick_cube-v0", "-n", 130, "--eval-freq", -1, "-f", "logs"]
-    run("train", *arguments, "--demonstrations", "demos.npz", "--checkpoint-freq", 100, cwd=tmp_path)
+    small = ["-params", "compile:False", "batch_size:32"]
+    run("train", *arguments, "--demonstrations", "demos.npz", "--checkpoint-freq", 100, *small, cwd=tmp_path)
     (folder,) = (tmp_path / "logs" / "hybrid_sac").iterdir()
     resumed = run("train", "--resume", folder, "-n", 150, cwd=tmp_path)
     assert "Traceback" not in resumed
@@ -364,7 +365,7 @@ def test_by_command(tmp_path):
     assert model.num_timesteps == 150 and model.policy.gripper_indices == (3,)
 
     offline = ["--dataset", "demos.npz", "--eval-freq", -1, "--final-episodes", 1, "-f", "offline", "-n", 30]
-    run("train", "--algo", "hybrid_sac", *offline, cwd=tmp_path)
+    run("train", "--algo", "hybrid_sac", *offline, *small, cwd=tmp_path)
     (folder,) = (tmp_path / "offline" / "hybrid_sac").iterdir()
     run("train", "--resume", folder, "-n", 40, cwd=tmp_path)
     scores = json.loads((folder / "scores.json").read_text())
