@@ -73,6 +73,7 @@ STEPS = (
     Step(f"{RAY} --storage s3://bucket/study", STUDY, f'{RAY} --storage "file://$PWD/build/storage"'),
     Step("python benchmarks/gems_world.py"),
     Step("python benchmarks/gems_speed.py", GEMS_BUILD),
+    Step("python benchmarks/gems_confounding.py", GEMS_BUILD),
     Step("python benchmarks/report_speed.py"),
     Step("python benchmarks/buffer_speed.py"),
     Step("python benchmarks/ppo_drop_in.py"),
