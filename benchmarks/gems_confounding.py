@@ -5,10 +5,10 @@ Why values learned from a privileged logging policy mislead: what they foretell 
     python benchmarks/gems_confounding.py
 
 A network learns from a dataset, by regression alone, the clicks that a latent action brings at a belief. Of a hundred actions
-of the dataset it then chooses the one from which it expects most, for each of 1 000 users that it has not seen, after 5, 15 and
-25 slates of the dataset's behaviour. The users are shown that, and one action at random. Where actions are chosen by what the
-belief knows, or by chance, such a network is right up to its own optimism. The logging policy knows more: it shows each user
-what that user likes, so in its data a slate of one topic is well received; by others it is not.
+of the dataset it then chooses the one from which it expects most, for each of 1 000 users that it has not seen, after 5, 15
+and 25 slates of the dataset's behaviour. The users are shown that, and one action at random. Where actions are chosen by what
+the belief knows, or by chance, such a network is right up to its own optimism. The logging policy knows more: it shows each
+user what that user likes, so in its data a slate of one topic is well received; by others it is not.
 
 Three seeds of the network, each with users of its own. Writes ``benchmarks/results/gems_confounding.json``.
 """
