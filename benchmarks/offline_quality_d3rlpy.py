@@ -42,7 +42,7 @@ def main(dataset: str, algo: str, seed: int, folder: Path) -> None:
                 scaler.fit_with_transition_picker(data.episodes, data.transition_picker)
     model.build_with_dataset(data)
     for mark in range(1, MARKS + 1):
-        for _ in range(UPDATES // MARKS):
+        for _ in range(UPDATES[algo] // MARKS):
             model.update(data.sample_transition_batch(model.batch_size))
         with candidates(model, 100):
             model.save_policy(str(folder / f"mark_{mark}.pt"))
@@ -60,7 +60,7 @@ def config_of(algo: str) -> Any:
     if algo == "td3_bc":
         return algos.TD3PlusBCConfig(observation_scaler=standard)
     if algo == "iql":
-        cosine = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=UPDATES)
+        cosine = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=UPDATES[algo])
         return algos.IQLConfig(
             actor_optim_factory=d3rlpy.optimizers.AdamFactory(lr_scheduler_factory=cosine),
             weight_temp=3.0,

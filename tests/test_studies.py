@@ -138,17 +138,22 @@ def test_a_network_that_fails_now_and_then(monkeypatch):
     fsspec.filesystem("memory").store.clear()
 
 
-def test_only_one_attempt_owns_a_run(storage, monkeypatch):
+def test_only_one_attempt_owns_a_run(storage, monkeypatch, tmp_path):
+    folder = tmp_path / RUN.path
+    (folder / "redq/x-v0_1/checkpoints/step_000000001000").mkdir(parents=True)
+    (folder / "redq/x-v0_1/run.json").touch()
     first = state.claim(storage, RUN)
-    assert state.beat(storage, RUN, first, 1_000) and state.read_state(storage, RUN)["timesteps"] == 1_000
+    assert state.beat(storage, RUN, first, folder) and state.read_state(storage, RUN)["timesteps"] == 1_000
     second = state.claim(storage, RUN)
-    assert not state.beat(storage, RUN, first) and state.beat(storage, RUN, second)
-    state.close(storage, RUN, first, "finished")  # too late
+    assert not state.beat(storage, RUN, first, folder) and state.beat(storage, RUN, second, folder)
+    state.close(storage, RUN, first, folder, "finished")  # too late
     assert state.read_state(storage, RUN)["state"] == "running"
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 2 * state.LOST_SECONDS)
     assert state.read_state(storage, RUN)["state"] == "lost"
-    state.close(storage, RUN, second, "finished")
+    state.beat(storage, RUN, second, folder)  # it was only asleep
+    assert state.read_state(storage, RUN)["state"] == "running"
+    state.close(storage, RUN, second, folder, "finished")
     known = state.read_state(storage, RUN)
     assert known["state"] == "finished" and [it["outcome"] for it in known["attempts"]] == [None, "finished"]
 

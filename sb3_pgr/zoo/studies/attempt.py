@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sb3_pgr.common.run_files import CHECKPOINTS, SCORES
-from sb3_pgr.zoo.studies.run import FILES, Run, is_finished, newest_checkpoint, prepare, timesteps
+from sb3_pgr.zoo.studies.run import FILES, Run, is_finished, newest_checkpoint, prepare
 from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, STUDY, beat, claim, close
 from sb3_pgr.zoo.studies.storage import Storage
 
@@ -47,7 +47,7 @@ def attempt(run: Run, url: str, threads: int, inputs: Mapping[str, str]) -> str:
         copy = RunCopy(storage, run, Path(scratch))
         copy.download()
         if is_finished(copy.folder):  # the machine that did it may have died before it said so
-            close(storage, run, claim(storage, run), "finished")
+            close(storage, run, claim(storage, run), copy.folder, "finished")
             return "finished"
         if storage.exists(STOP):
             return "stopped"
@@ -66,7 +66,7 @@ def attempt(run: Run, url: str, threads: int, inputs: Mapping[str, str]) -> str:
         if outcome == "taken over":
             return outcome
         copy.upload(final=True)
-        close(storage, run, token, outcome)
+        close(storage, run, token, copy.folder, outcome)
         if outcome == "killed":
             raise TrainingKilledError(f"{run} was ended by signal {-training.returncode} on {socket.gethostname()}.")
         return outcome
@@ -81,7 +81,7 @@ def _follow(training: subprocess.Popen[bytes], storage: Storage, run: Run, token
         except subprocess.TimeoutExpired:
             if time.time() - last_beat >= BEAT_SECONDS:
                 last_beat = time.time()
-                if not beat(storage, run, token, timesteps(newest_checkpoint(copy.folder))):
+                if not beat(storage, run, token, copy.folder):
                     return "taken over"
                 copy.upload()
                 if not stopping and storage.exists(STOP):
@@ -90,7 +90,7 @@ def _follow(training: subprocess.Popen[bytes], storage: Storage, run: Run, token
             if stopping and time.time() - stopping > GRACE_SECONDS:
                 training.kill()
             continue
-        if not beat(storage, run, token, timesteps(newest_checkpoint(copy.folder))):
+        if not beat(storage, run, token, copy.folder):
             return "taken over"
         if code == 0 and is_finished(copy.folder):
             return "finished"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.interrupts import sigterm_interrupts
-from sb3_pgr.zoo.studies.run import Run, is_finished, newest_checkpoint, prepare, timesteps
+from sb3_pgr.zoo.studies.run import Run, is_finished, prepare
 from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, beat, claim, close
 from sb3_pgr.zoo.studies.storage import Storage
 
@@ -69,13 +69,13 @@ def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) 
             for run in [run for run, it in running.items() if it.process.poll() is not None]:
                 it = running.pop(run)
                 outcome = "finished" if it.process.returncode == 0 and is_finished(output / run.path) else "failed"
-                _close(storage, output, run, it.token, outcome)
+                close(storage, run, it.token, output / run.path, outcome)
                 failed += [run] if outcome == "failed" else []
                 print(f"{outcome}: {run}; {len(todo) + len(running)} left", flush=True)
             if time.time() - last_beat > BEAT_SECONDS:
                 last_beat = time.time()
                 for run, it in running.items():
-                    _beat(storage, output, run, it.token)
+                    beat(storage, run, it.token, output / run.path)
             time.sleep(POLL_SECONDS)
     finally:
         for it in running.values():
@@ -86,17 +86,8 @@ def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) 
             except subprocess.TimeoutExpired:
                 it.process.kill()
             done = it.process.returncode == 0 and is_finished(output / run.path)
-            _close(storage, output, run, it.token, "finished" if done else "stopped")
+            close(storage, run, it.token, output / run.path, "finished" if done else "stopped")
     return failed
-
-
-def _beat(storage: Storage, output: Path, run: Run, token: str) -> None:
-    beat(storage, run, token, timesteps(newest_checkpoint(output / run.path)))
-
-
-def _close(storage: Storage, output: Path, run: Run, token: str, outcome: str) -> None:
-    _beat(storage, output, run, token)  # how far it came
-    close(storage, run, token, outcome)
 
 
 def _start(run: Run, output: Path, storage: Storage, threads: int, lock: int) -> _Running:

@@ -4,9 +4,10 @@ import os
 import secrets
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
-from sb3_pgr.zoo.studies.run import Run
+from sb3_pgr.zoo.studies.run import Run, newest_checkpoint, timesteps
 from sb3_pgr.zoo.studies.storage import Storage
 
 STUDY = "study.json"  # what a study is: specification, options, where it was begun
@@ -24,27 +25,31 @@ def claim(storage: Storage, run: Run) -> str:
     return token
 
 
-def beat(storage: Storage, run: Run, token: str, timesteps: int | None = None) -> bool:
+def beat(storage: Storage, run: Run, token: str, folder: Path) -> bool:
     """
-    Say that the attempt is alive.
+    Say that the attempt is alive, and how far it came.
 
-    :param timesteps: that the run has reached, for whoever asks
+    :param folder: of the run, on this machine
     :return: whether the run is still this attempt's: another may have taken it over
     """
+    return _write(storage, run, token, folder)
+
+
+def close(storage: Storage, run: Run, token: str, folder: Path, outcome: str) -> None:
+    """End an attempt: finished, failed or stopped. Without effect if another has taken the run over."""
+    _write(storage, run, token, folder, outcome)
+
+
+def _write(storage: Storage, run: Run, token: str, folder: Path, outcome: str | None = None) -> bool:
     state = read_state(storage, run)
     if state is None or state.get("token") != token:
         return False
-    storage.write_json(_name(run), state | {"beat": time.time(), "timesteps": timesteps})
+    now = time.time()
+    if outcome is not None:
+        state["attempts"][-1] |= {"ended": now, "outcome": outcome}
+    reached = timesteps(newest_checkpoint(folder))  # after a pause the state read may be "lost", which it is not
+    storage.write_json(_name(run), state | {"state": outcome or "running", "beat": now, "timesteps": reached})
     return True
-
-
-def close(storage: Storage, run: Run, token: str, outcome: str) -> None:
-    """End an attempt: finished, failed or stopped. Without effect if another has taken the run over."""
-    state = read_state(storage, run)
-    if state is None or state.get("token") != token:
-        return
-    state["attempts"][-1] |= {"ended": time.time(), "outcome": outcome}
-    storage.write_json(_name(run), state | {"state": outcome, "beat": time.time()})
 
 
 def read_state(storage: Storage, run: Run) -> dict[str, Any] | None:
