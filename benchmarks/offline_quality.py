@@ -31,7 +31,7 @@ import numpy as np
 DATA = Path(__file__).parents[1] / "build" / "offline_datasets"
 WORK = Path(__file__).parents[1] / "build" / "offline_quality"
 DATASETS = ("halfcheetah-medium-replay", "hopper-medium-replay", "walker2d-medium-replay")
-UPDATES = {"bc": 20_000, "td3_bc": 20_000, "iql": 20_000, "bcq": 10_000, "cql": 10_000}  # the last two take ten times as long each
+UPDATES = {"bc": 20_000, "td3_bc": 20_000, "iql": 20_000, "bcq": 10_000, "cql": 10_000}  # these cost ten times as much
 ALGOS = tuple(UPDATES)
 SIDES, SEEDS, MARKS = ("sb3_pgr", "d3rlpy"), (0, 1, 2), 5
 EPISODES, FINAL_EPISODES, N_ENVS = 10, 100, 10
@@ -222,7 +222,8 @@ def report() -> None:
         here = {side: cells.get((dataset, algo, side), {}) for side in SIDES}
         some, mine = next(row for row in here.values() if row), here["sb3_pgr"]
         verdicts = [mine.get("against_d3rlpy", ""), mine.get("against_bc", "")]
-        print(f"| {' | '.join([dataset, algo, f'{UPDATES[algo]:,}', *map(_text, here.values()), *verdicts, str(some['behaviour'])])} |")
+        texts = [dataset, algo, f"{UPDATES[algo]:,}", *map(_text, here.values()), *verdicts, str(some["behaviour"])]
+        print(f"| {' | '.join(texts)} |")
     print("\nWhat differs:")
     for algo, difference in DIFFERENCES.items():
         print(f"- {algo}: {difference}.")
