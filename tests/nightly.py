@@ -71,6 +71,7 @@ STEPS = (
     Step(RAY, STUDY),
     Step(f"{RAY} --address 127.0.0.1:6379 --cpus 2 --gpus 0.25", f"{STUDY} && {HEAD}"),
     Step(f"{RAY} --storage s3://bucket/study", STUDY, f'{RAY} --storage "file://$PWD/build/storage"'),
+    Step("python benchmarks/paper_preset.py"),
     Step("python benchmarks/gems_world.py"),
     Step("python benchmarks/gems_speed.py", GEMS_BUILD),
     Step("python benchmarks/gems_confounding.py", GEMS_BUILD),
