@@ -7,8 +7,9 @@ Scores of the offline learners, ours and d3rlpy's, on the same files after the s
 
 PATH is the python of an environment with d3rlpy 2.8.1 (see offline_speed.py). Both sides have the settings of ``zoo_configs``:
 learning rates, batch sizes, networks, weights, standardised observations, scaled rewards, numbers of candidates. What differs
-all the same is printed below the table (``DIFFERENCES``). d3rlpy's policies (offline_quality_d3rlpy.py) are saved as
-TorchScript and evaluated here, in the same environments: 10 episodes at each mark, 100 of the last policy.
+all the same is printed below the table (``DIFFERENCES``). ``bc_best`` imitates the best tenth of the episodes. d3rlpy's
+policies (offline_quality_d3rlpy.py) are saved as TorchScript and evaluated here, in the same environments: 10 episodes at each
+mark, 100 of the last policy.
 
 Each run writes ``benchmarks/results/offline_quality/<dataset>/<side>_<algorithm>_seed<seed>.json`` with the fingerprint of its
 dataset, and counts for that dataset and number of updates alone; the report is ``report.json``. Its verdicts compare intervals
@@ -31,8 +32,10 @@ import numpy as np
 DATA = Path(__file__).parents[1] / "build" / "offline_datasets"
 WORK = Path(__file__).parents[1] / "build" / "offline_quality"
 DATASETS = ("halfcheetah-medium-replay", "hopper-medium-replay", "walker2d-medium-replay")
-UPDATES = {"bc": 20_000, "td3_bc": 20_000, "iql": 20_000, "bcq": 10_000, "cql": 10_000}  # these cost ten times as much
+UPDATES = {"bc": 20_000, "bc_best": 20_000, "td3_bc": 20_000, "iql": 20_000}
+UPDATES |= {"bcq": 10_000, "cql": 10_000}  # one costs as much as ten of the others
 ALGOS = tuple(UPDATES)
+OURS_ALONE: dict[str, dict[str, Any]] = {"bc_best": {"algo": "bc", "best_fraction": 0.1}}  # d3rlpy has no such
 SIDES, SEEDS, MARKS = ("sb3_pgr", "d3rlpy"), (0, 1, 2), 5
 EPISODES, FINAL_EPISODES, N_ENVS = 10, 100, 10
 EXECUTION = {"compile": True, "precision": "bf16"}  # of ours
@@ -75,8 +78,10 @@ def ours(dataset: str, algo: str, seed: int) -> Run:
     from sb3_pgr.common.provenance import versions
 
     data = load_dataset(DATA / f"{dataset}.npz")
-    kind = {"bc": BC, "bcq": BCQ, "cql": CQL, "iql": IQL, "td3_bc": TD3BC}[algo]
-    settings = settings_of(algo, data.env_id) | EXECUTION
+    changes = dict(OURS_ALONE.get(algo, {}))
+    name = changes.pop("algo", algo)
+    kind = {"bc": BC, "bcq": BCQ, "cql": CQL, "iql": IQL, "td3_bc": TD3BC}[name]
+    settings = settings_of(name, data.env_id) | changes | EXECUTION
     model = kind(env=data.env_id, dataset=data, seed=seed, device="cpu", **settings)
     updates = UPDATES[algo]
     marks: list[np.ndarray] = []
@@ -180,6 +185,7 @@ def run_missing(jobs: int, peer_python: str | None, algos: list[str]) -> int:
     sides = SIDES if peer_python else SIDES[:1]
     datasets = [dataset for dataset in DATASETS if (DATA / f"{dataset}.npz").exists()]
     cells = [(dataset, side, algo, seed) for seed in SEEDS for algo in algos for dataset in datasets for side in sides]
+    cells = [cell for cell in cells if cell[1] == "sb3_pgr" or cell[2] not in OURS_ALONE]
     python = ["--peer-python", peer_python] if peer_python else []
     return run_all([["--run", *map(str, cell), *python] for cell in cells if finished(*cell) is None], jobs)
 
@@ -215,13 +221,22 @@ def report() -> None:
     (RESULTS / "offline_quality").mkdir(parents=True, exist_ok=True)
     (RESULTS / "offline_quality" / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"IQM [95 % interval] and each seed. 0 and 100: {'; '.join(names)}.\n")
-    print("| dataset | algorithm | updates | ours | d3rlpy | ours against d3rlpy | ours against BC | behaviour |")
-    print("|---|---|---|---|---|---|---|---|")
+    heads = [
+        "dataset",
+        "algorithm",
+        "updates",
+        "ours",
+        "d3rlpy",
+        "ours against d3rlpy",
+        "against BC",
+        "against the best tenth",
+    ]
+    print(f"| {' | '.join([*heads, 'behaviour'])} |\n|{'---|' * (len(heads) + 1)}")
     cells = {(row["dataset"], row["algorithm"], row["side"]): row for row in rows}
     for dataset, algo in dict.fromkeys((row["dataset"], row["algorithm"]) for row in rows):
         here = {side: cells.get((dataset, algo, side), {}) for side in SIDES}
         some, mine = next(row for row in here.values() if row), here["sb3_pgr"]
-        verdicts = [mine.get("against_d3rlpy", ""), mine.get("against_bc", "")]
+        verdicts = [mine.get(f"against_{other}", "") for other in ("d3rlpy", "bc", "bc_best")]
         texts = [dataset, algo, f"{UPDATES[algo]:,}", *map(_text, here.values()), *verdicts, str(some["behaviour"])]
         print(f"| {' | '.join(texts)} |")
     print("\nWhat differs:")
@@ -263,13 +278,14 @@ def rows_of(dataset: str) -> list[dict[str, Any]]:
 
 
 def compare(rows: list[dict[str, Any]]) -> None:
-    """Add verdicts: on our side against d3rlpy, on both against behaviour cloning of the same side."""
+    """Add verdicts: on our side against d3rlpy, on both against behaviour cloning (of the best tenth too) of the same side."""
     cells = {(row["dataset"], row["algorithm"], row["side"]): row for row in rows}
     for (dataset, algo, side), row in cells.items():
         if side == "sb3_pgr" and (dataset, algo, "d3rlpy") in cells:
             row["against_d3rlpy"] = verdict(row, cells[dataset, algo, "d3rlpy"])
-        if algo != "bc" and (dataset, "bc", side) in cells:
-            row["against_bc"] = verdict(row, cells[dataset, "bc", side])
+        for baseline in ("bc", "bc_best"):
+            if not algo.startswith("bc") and (dataset, baseline, side) in cells:
+                row[f"against_{baseline}"] = verdict(row, cells[dataset, baseline, side])
 
 
 def verdict(row: dict[str, Any], other: dict[str, Any]) -> str:
