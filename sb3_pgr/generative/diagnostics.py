@@ -165,7 +165,8 @@ def _draw_correlations(report: RefitReport, axes: Any, figure: Any) -> None:
         axis.set(xticks=[], yticks=[])
         axis.set_title(f"Correlations, {name}", fontsize=9)
     axes[1].set_xlabel(f"mean difference {report.scalars['correlation_error']:.3f}", fontsize=8)
-    figure.colorbar(image, ax=axes, shrink=0.6, orientation="horizontal", pad=0.02).ax.tick_params(labelsize=7)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, orientation="horizontal", pad=0.02, ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.ax.tick_params(labelsize=7)
 
 
 def _draw_relevance(report: RefitReport, axis: Any) -> None:
@@ -173,7 +174,7 @@ def _draw_relevance(report: RefitReport, axis: Any) -> None:
     shown = {"real": _REAL, "prompted": _PROMPTED, "generated": _SYNTHETIC}
     given = {name: report.arrays[f"relevance_{name}"] for name in shown if f"relevance_{name}" in report.arrays}
     if len(given) < 2:
-        axis.text(0.5, 0.5, "unconditional:\nnothing is asked for", ha="center", transform=axis.transAxes, fontsize=8)
+        _leave_empty(axis, "unconditional:\nnothing is asked for")
         return
     low, high = np.percentile(np.concatenate(list(given.values())), [0.5, 99])
     bins = np.linspace(low - 1e-6, high + 1e-6, 40)
@@ -188,8 +189,7 @@ def _draw_dynamics(report: RefitReport, axis: Any) -> None:
     axis.set(title="One-step dynamics error", yticks=[])
     error = report.arrays.get("dynamics_error")
     if error is None:
-        text = "not measured: the simulator cannot\nbe set to a generated state"
-        axis.text(0.5, 0.5, text, ha="center", transform=axis.transAxes, fontsize=8)
+        _leave_empty(axis, "not measured: the simulator cannot\nbe set to a generated state")
         return
     axis.hist(np.log10(error.clip(1e-6)), 40, color=_SYNTHETIC, alpha=0.7)
     axis.axvline(np.log10(max(np.median(error), 1e-6)), color="black", lw=1, label=f"median {np.median(error):.3g}")
@@ -205,6 +205,12 @@ def _draw_nearest(report: RefitReport, axis: Any) -> None:
     axis.hist(synthetic, bins, density=True, color=_SYNTHETIC, histtype="step", lw=1.5, label="synthetic to real")
     axis.set(title="Distance to nearest real row", xlabel="standard deviations (near 0: memorised)", yticks=[])
     axis.legend(frameon=False, fontsize=7)
+    _tidy([axis])
+
+
+def _leave_empty(axis: Any, reason: str) -> None:
+    axis.text(0.5, 0.5, reason, ha="center", transform=axis.transAxes, fontsize=8)
+    axis.set(xticks=[], xlabel="")
     _tidy([axis])
 
 
