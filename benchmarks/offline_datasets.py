@@ -5,19 +5,22 @@ Makes the datasets of the offline benchmarks: three MuJoCo tasks, each medium, m
     python benchmarks/offline_datasets.py --task HalfCheetah-v5
     python benchmarks/offline_datasets.py --replay                 # medium-replay alone, from the recordings: a minute
 
-One agent a task, a soft actor-critic of this library with two critics: 200 000 steps with one update each, then 150 000 with
+One agent a task, a soft actor-critic of this library with two critics: 220 000 steps with one update each, then 150 000 with
 four, whose last policy is the *expert*. The *medium* policy is the first snapshot (there is one every 10 000 steps) that earns
 half of what lies between random actions and the expert, or the last. Then:
 
-- ``medium-replay``: everything that the agent saw in its first 200 000 steps;
+- ``medium-replay``: everything that the agent saw in the 220 000 steps, without the episodes begun while its actions were
+  random, the first 10 000 steps (D4RL's agent had 1 000 such): HalfCheetah hardly leaves its start in them, and the average
+  action there is to stand still;
 - ``medium``: 200 000 rows of the medium policy, with its own noise;
 - ``medium-expert``: 100 000 rows of the medium policy, 100 000 of the expert.
 
 Files lie in ``build/offline_datasets`` (they are made, not committed). Training gives other numbers on another processor, so
-what the simulator needs to repeat the first 200 000 steps of our run, states at resets and actions, is committed in
-``benchmarks/data/offline``; ``medium-replay`` is always played back from there, and compared with its fingerprint.
-0 and 100 are the mean returns of 100 episodes of random actions and of the expert's best actions, stored in each file and in
-``benchmarks/results/offline_datasets.json``, with returns, rows, fingerprints and what was run.
+what the simulator needs to repeat those steps of our run, states at resets and actions, is committed in
+``benchmarks/data/offline`` (made in two sittings, of 200 000 and 20 000 steps); ``medium-replay`` is always played back from
+there, and compared with its fingerprint. 0 and 100 are the mean returns of 100 episodes of random actions and of the expert's
+best actions, stored in each file and in ``benchmarks/results/offline_datasets.json``, with returns, rows, fingerprints and
+what was run.
 """
 
 import argparse
@@ -39,14 +42,14 @@ RECORDINGS = Path(__file__).parent / "data" / "offline"
 FOLDER = Path(__file__).parents[1] / "build" / "offline_datasets"
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 ROWS, REFERENCE_EPISODES, N_ENVS = 200_000, 100, 4
-MEDIUM_STEPS, EXPERT_STEPS, SNAPSHOT_FREQ = 200_000, 150_000, 10_000
+RANDOM_STEPS, MEDIUM_STEPS, EXPERT_STEPS, SNAPSHOT_FREQ = 10_000, 220_000, 150_000, 10_000
 SEED = 0
 
 
 def agent(env: Any, gradient_steps: int) -> Any:
     from sb3_pgr import REDQ
 
-    common = dict(n_critics=2, policy_delay=1, learning_starts=10_000, buffer_size=ROWS * 2, seed=SEED, device="cpu")
+    common = dict(n_critics=2, policy_delay=1, learning_starts=RANDOM_STEPS, buffer_size=ROWS * 2, seed=SEED, device="cpu")
     return REDQ("MlpPolicy", env, gradient_steps=gradient_steps, compile=True, precision="bf16", **common)
 
 
@@ -72,13 +75,15 @@ class Recorded(gym.Wrapper):
         self.actions.append(np.array(action, np.float32))
         return super().step(action)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        whole = [i for i, start in enumerate(self.starts) if start < len(self.actions)]
+    def arrays(self, skip: int = 0) -> dict[str, np.ndarray]:
+        """Of the episodes that began after ``skip`` steps or more."""
+        chosen = [i for i, start in enumerate(self.starts) if skip <= start < len(self.actions)]
+        first = self.starts[chosen[0]]
         return {
-            "actions": np.stack(self.actions),
-            "starts": np.array([self.starts[i] for i in whole]),
-            "qpos": np.stack([self.states[i][0] for i in whole]),
-            "qvel": np.stack([self.states[i][1] for i in whole]),
+            "actions": np.stack(self.actions[first:]),
+            "starts": np.array([self.starts[i] - first for i in chosen]),
+            "qpos": np.stack([self.states[i][0] for i in chosen]),
+            "qvel": np.stack([self.states[i][1] for i in chosen]),
         }
 
 
@@ -104,7 +109,7 @@ def train_medium(task: str, folder: Path) -> None:
     if path.exists():
         print(f"{task}: there is a recording already, {path.name}; it stays.", flush=True)
         return
-    arrays = env.arrays()
+    arrays = env.arrays(RANDOM_STEPS)
     path.parent.mkdir(parents=True, exist_ok=True)
     fingerprint = played_back(task, arrays).fingerprint
     np.savez_compressed(path, fingerprint=np.array(fingerprint), **arrays)  # type: ignore[arg-type]

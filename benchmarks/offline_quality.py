@@ -32,7 +32,7 @@ import numpy as np
 DATA = Path(__file__).parents[1] / "build" / "offline_datasets"
 WORK = Path(__file__).parents[1] / "build" / "offline_quality"
 DATASETS = ("halfcheetah-medium-replay", "hopper-medium-replay", "walker2d-medium-replay")
-UPDATES = {"bc": 20_000, "bc_best": 20_000, "td3_bc": 20_000, "iql": 20_000}
+UPDATES = {"bc": 50_000, "bc_best": 50_000, "td3_bc": 50_000, "iql": 50_000}
 UPDATES |= {"bcq": 10_000, "cql": 10_000}  # one costs as much as ten of the others
 ALGOS = tuple(UPDATES)
 OURS_ALONE: dict[str, dict[str, Any]] = {"bc_best": {"algo": "bc", "best_fraction": 0.1}}  # d3rlpy has no such

@@ -9,7 +9,7 @@ import contextlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,31 @@ def main(dataset: str, algo: str, seed: int, folder: Path) -> None:
             else:
                 scaler.fit_with_transition_picker(data.episodes, data.transition_picker)
     model.build_with_dataset(data)
+    draw = drawer(data)
     for mark in range(1, MARKS + 1):
         for _ in range(UPDATES[algo] // MARKS):
-            model.update(data.sample_transition_batch(model.batch_size))
+            model.update(draw(model.batch_size))
         with candidates(model, 100):
             model.save_policy(str(folder / f"mark_{mark}.pt"))
     settings = json.loads(config.serialize()) | ({"candidates_of_predictions": 100} if algo == "bcq" else {})
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     (folder / "known.json").write_text(json.dumps({"settings": settings, "versions": versions}))
+
+
+def drawer(data: Any) -> Callable[[int], d3rlpy.dataset.TransitionMiniBatch]:
+    """``data.sample_transition_batch``, with all transitions picked beforehand: a third of the time of an update is theirs."""
+    count = data.buffer.transition_count
+    picked = d3rlpy.dataset.TransitionMiniBatch.from_transitions(
+        [data.transition_picker(*data.buffer[row]) for row in range(count)]
+    )
+    columns = {name: column for name, column in vars(picked).items() if name != "transitions"}
+
+    def draw(batch_size: int) -> d3rlpy.dataset.TransitionMiniBatch:
+        rows = np.random.randint(count, size=batch_size)
+        batch = {name: column[rows] for name, column in columns.items()}
+        return d3rlpy.dataset.TransitionMiniBatch(**batch, transitions=[])
+
+    return draw
 
 
 def config_of(algo: str) -> Any:

@@ -2,16 +2,19 @@
 Does a generator help offline learners where data are scarce? (SynthER, Lu et al. 2023, section 4.1)
 
     python benchmarks/offline_datasets.py --replay                 # first: makes the file
+    python benchmarks/offline_quality.py --algos td3_bc iql        # learners of all rows
     python benchmarks/offline_synther.py [--jobs 2]                # what is missing, then the report
     python benchmarks/offline_synther.py --report
 
 Of ``walker2d-medium-replay``, a tenth of the rows in whole episodes, drawn anew for each seed. TD3+BC and IQL learn from it
 (*subset*); from it and ten synthetic rows for each real one, drawn by ``sb3-pgr upsample`` from a generator that was fitted on
-the subset alone (*upsampled*); and, to know what there is to win, from all rows (*whole*). The same number of updates each,
-settings of ``zoo_configs``. Each run writes ``benchmarks/results/offline_synther/<arm>_<algorithm>_seed<seed>.json``.
+the subset alone (*upsampled*). What there is to win is in the runs of offline_quality.py, which have the same settings and
+number of updates and all rows (*whole*). Each run writes
+``benchmarks/results/offline_synther/<arm>_<algorithm>_seed<seed>.json``.
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -20,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from offline_quality import DATA, evaluate, fingerprint_of, run_all, settings_of
+import offline_quality
+from offline_quality import DATA, UPDATES, evaluate, fingerprint_of, run_all, settings_of
 from provenance import RESULTS, provenance
 
-NAME, SHARE, FACTOR, UPDATES, SEEDS = "walker2d-medium-replay", 0.1, 10, 50_000, (0, 1, 2)
-ARMS, ALGOS = ("subset", "upsampled", "whole"), ("td3_bc", "iql")
+NAME, SHARE, FACTOR, SEEDS = "walker2d-medium-replay", 0.1, 10, (0, 1, 2)
+ARMS, ALGOS = ("subset", "upsampled"), ("td3_bc", "iql")
 WORK = Path(__file__).parents[1] / "build" / "offline_synther"
 FOLDER = RESULTS / "offline_synther"
 
@@ -33,15 +37,19 @@ def result_file(arm: str, algo: str, seed: int) -> Path:
     return FOLDER / f"{arm}_{algo}_seed{seed}.json"
 
 
+@functools.cache
+def whole() -> Any:
+    from sb3_pgr import load_dataset
+
+    return load_dataset(DATA / f"{NAME}.npz")
+
+
 def dataset_of(arm: str, seed: int) -> Any:
     from sb3_pgr import load_dataset
     from sb3_pgr.offline.dataset import concatenate
     from sb3_pgr.offline.readers import save_npz
 
-    whole = load_dataset(DATA / f"{NAME}.npz")
-    if arm == "whole":
-        return whole
-    real = whole.sample_episodes(round(SHARE * len(whole)), seed)
+    real = whole().sample_episodes(round(SHARE * len(whole())), seed)
     if arm == "subset":
         return real
     path, synthetic = WORK / f"real_{seed}.npz", WORK / f"synthetic_{seed}.npz"
@@ -62,13 +70,13 @@ def run(arm: str, algo: str, seed: int) -> None:
     kind = {"iql": IQL, "td3_bc": TD3BC}[algo]
     common = dict(env=data.env_id, dataset=data, seed=seed, device="cpu", compile=True, precision="bf16")
     model = kind(**common, **settings_of(algo, data.env_id))
-    model.learn(UPDATES, log_interval=-1)
+    model.learn(UPDATES[algo], log_interval=-1)
     returns = evaluate(model, data.env_id, final=True)
     result = {
         "rows": len(data),
         "fingerprint": data.fingerprint,
         "whole": fingerprint_of(NAME),
-        "updates": UPDATES,
+        "updates": UPDATES[algo],
         "episodes": len(returns),
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
@@ -80,10 +88,14 @@ def run(arm: str, algo: str, seed: int) -> None:
 
 
 def finished(arm: str, algo: str, seed: int) -> dict[str, Any] | None:
-    """What a run wrote, if its rows are of the dataset that is there now."""
+    """What a run wrote, if it learned as much from rows of the dataset that is there now."""
+    if arm == "whole":
+        found = offline_quality.finished(NAME, "sb3_pgr", algo, seed)
+        return found and {"rows": len(whole()), "return_mean": found["curve"][-1]["return_mean"]}
     path = result_file(arm, algo, seed)
     result = json.loads(path.read_text()) if path.exists() else {}
-    return result if result.get("whole") == fingerprint_of(NAME) else None
+    same = (result.get("whole"), result.get("updates")) == (fingerprint_of(NAME), UPDATES[algo])
+    return result if same else None
 
 
 def run_missing(jobs: int) -> int:
@@ -100,7 +112,7 @@ def report() -> None:
 
     rows = []
     print("| | rows | TD3+BC | IQL |\n|---|---|---|---|")
-    for arm in ARMS:
+    for arm in (*ARMS, "whole"):
         texts, n = [], ""
         for algo in ALGOS:
             results = [result for seed in SEEDS if (result := finished(arm, algo, seed)) is not None]
@@ -113,7 +125,12 @@ def report() -> None:
             texts.append(f"{rows[-1]['iqm']} {rows[-1]['returns']}")
             n = f"{results[0]['rows']:,}"
         print(f"| {arm} | {n} | {' | '.join(texts)} |")
-    result = {"provenance": provenance(SEEDS), "dataset": NAME, "updates": UPDATES, "rows": rows}
+    result = {
+        "provenance": provenance(SEEDS),
+        "dataset": NAME,
+        "updates": {algo: UPDATES[algo] for algo in ALGOS},
+        "rows": rows,
+    }
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "report.json").write_text(json.dumps(result, indent=2) + "\n")
 
