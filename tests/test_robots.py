@@ -14,6 +14,8 @@ from sb3_pgr.envs.robots.recording import record_demonstrations, record_frames
 from sb3_pgr.envs.robots.wrappers import FlatObservation, GripperPenalty, Intervention, RelativeFrame, SuccessInfo
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
+from sb3_pgr.offline.spaces_only import SpacesOnly
+
 IDS = [env_id for env_id in gym.registry if env_id.startswith("robots/")]
 
 
@@ -202,6 +204,32 @@ def test_the_scripted_source_watches_takes_over_and_fades():
         ScriptedSource(probability=2)
 
 
+def test_helpers_of_several_environments_draw_for_themselves():
+    envs = [Intervention(gym.make("robots/pick_cube-v0"), ScriptedSource(probability=0.5)) for _ in range(3)]
+
+    def helps(env, seed):
+        env.reset(seed=seed)
+        helped = []
+        for _ in range(12):
+            env.reset()
+            helped.append(env.source._will)
+        return helped
+
+    first, other = helps(envs[0], 0), helps(envs[1], 1)
+    assert first != other and helps(envs[2], 0) == first
+
+
+def test_a_dense_reward_does_not_end_where_success_begins():
+    env = PickCube(reward="dense")
+    env.reset(seed=3)
+    rewards = []
+    for _ in range(40):
+        _, reward, over, _, info = env.step(expert_action(env))
+        rewards.append(reward)
+        assert not over
+    assert info["is_success"] and rewards[-1] > 0.9
+
+
 def test_flat_observations():
     env = FlatObservation(Scene())
     obs, _ = env.reset()
@@ -211,6 +239,9 @@ def test_flat_observations():
     assert only.reset()[0].shape == (3,) == only.observation_space.shape
     with pytest.raises(ValueError, match="no observations"):
         FlatObservation(Scene(), ["side"])
+    arm = spaces.Dict({"pos": spaces.Box(-1, 1, (3,))})
+    with pytest.raises(ValueError, match="several observations called pos"):
+        FlatObservation(SpacesOnly(spaces.Dict({"left": arm, "right": arm}), spaces.Box(-1, 1, (2,))))
 
 
 def test_success_is_reported_as_sb3_counts_it():
@@ -277,3 +308,7 @@ def test_a_gripper_knows_whether_it_holds_something_up(pick_cube):
         assert not holds_up({"state": obs}) or obs[2] > 0.1
         obs, _, over, _, info = pick_cube.step(expert_action(pick_cube))
     assert info["is_success"] and holds_up({"state": obs})
+    pick_cube.reset(seed=0)
+    for _ in range(10):  # a fist with nothing in it
+        obs, *_ = pick_cube.step(np.array([0, 0, 1, -1], np.float32))
+    assert obs[2] > 0.1 and not holds_up({"state": obs})

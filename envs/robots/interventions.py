@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 from sb3_pgr.envs.robots.experts import CLOSE, OPEN, STAY, expert_action
 
+_SALT = 7  # other draws than those of an environment with the same seed
 _KEYS = {"up": (0, -1), "down": (0, 1), "left": (1, -1), "right": (1, 1), "page_up": (2, 1), "page_down": (2, -1)}
 
 
@@ -20,7 +21,7 @@ class ScriptedSource:
     :param patience: steps that the policy is left alone
     :param noise: standard deviation of noise on the expert's movements
     :param expert: ``(env, noise, random) -> action``
-    :param seed: of its draws
+    :param seed: of its draws; ``seed`` starts them anew
     """
 
     def __init__(
@@ -35,9 +36,14 @@ class ScriptedSource:
         if not 0 <= probability <= 1 or episodes < 1 or patience < 0:
             raise ValueError(f"probability={probability}, episodes={episodes} or patience={patience} is out of range.")
         self.probability, self.episodes, self.patience, self.noise = probability, episodes, patience, noise
-        self.expert, self.random = expert, np.random.default_rng(seed)
+        self.expert = expert
+        self.seed(seed)
         self.n_episodes = self._steps = 0
         self._will = False
+
+    def seed(self, seed: int) -> None:
+        """Draw as from here on with this seed."""
+        self.random = np.random.default_rng([seed, _SALT])
 
     def reset(self, env: gym.Env) -> None:
         left = max(0.0, 1 - self.n_episodes / self.episodes)

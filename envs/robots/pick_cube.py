@@ -13,6 +13,7 @@ HALF = 0.02  # m
 LIFT = 0.1  # m
 _LOW, _HIGH = np.array([0.3, -0.15]), np.array([0.5, 0.15])  # where the cube starts
 _MARGIN = 0.05
+_EMPTY = 0.25  # opening below which there is nothing between the fingers: round the cube it is 0.42
 _NEAR = 0.02  # m from the mark
 
 
@@ -79,9 +80,10 @@ class PickCube(RobotTask):
 
 def holds_up(obs: Mapping[str, Any]) -> bool:
     """
-    Whether the gripper is closed and up, as far as it knows itself: what ``ClassifierReward`` may demand beside its images.
+    Whether the gripper is closed round something and up, as far as it knows itself: what ``ClassifierReward`` may demand
+    beside its images.
 
     :param obs: with the arm's ``"state"``, see ``Arm.state``
     """
     height, opening = obs["state"][2], obs["state"][6]
-    return bool(height > LIFT and opening < GRASPING)
+    return bool(height > LIFT and _EMPTY < opening < GRASPING)

@@ -161,7 +161,8 @@ class RobotTask(gym.Env):
         self._advance(CONTROL_DT)
         success = self.is_success()
         reward = float(success) if self.reward == "sparse" else self._dense_reward()
-        return self._observation(), reward, success or self.is_failure(), False, {"is_success": success}
+        done = success and self.reward == "sparse"  # of a dense reward, more is to be had by staying
+        return self._observation(), reward, done or self.is_failure(), False, {"is_success": success}
 
     def _observation(self) -> Any:
         state = np.concatenate([arm.state for arm in self.arms])

@@ -64,7 +64,8 @@ class Intervention(gym.Wrapper):
     episode: a time limit outside of this wrapper may end it.
 
     :param env: any environment with ``Box`` actions
-    :param source: see ``InterventionSource``
+    :param source: see ``InterventionSource``; one that draws at random has a method ``seed`` too, which is called where the
+        environment is reset with a seed
     """
 
     def __init__(self, env: gym.Env, source: InterventionSource):
@@ -73,8 +74,10 @@ class Intervention(gym.Wrapper):
         self._steps = self._taken = self._times = 0
         self._was_taken = False
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        result = self.env.reset(**kwargs)
+    def reset(self, *, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        result = self.env.reset(seed=seed, **kwargs)
+        if seed is not None and hasattr(self.source, "seed"):
+            self.source.seed(seed)
         self._steps = self._taken = self._times = 0
         self._was_taken = False
         self.source.reset(self.env)
@@ -132,18 +135,23 @@ class FlatObservation(gym.ObservationWrapper):
 
     :param env: with ``Dict`` observations
     :param keys: names to keep (of the inner ones); all by default
-    :raises ValueError: if observations are no ``Dict``, or a name is not among them
+    :raises ValueError: if observations are no ``Dict``, or a name is not among them, or twice
     """
 
     def __init__(self, env: gym.Env, keys: Sequence[str] | None = None):
         if not isinstance(env.observation_space, spaces.Dict):
             raise ValueError(f"FlatObservation takes Dict observations, not {env.observation_space}.")
         super().__init__(env)
-        parts = dict(_leaves(env.observation_space.spaces))
+        leaves = _leaves(env.observation_space.spaces)
+        parts = dict(leaves)
+        twice = sorted({key for key, _ in leaves if sum(key == other for other, _ in leaves) > 1})
+        if twice:
+            raise ValueError(f"There are several observations called {', '.join(twice)}, in different Dicts.")
         unknown = set(keys or ()) - parts.keys()
         if unknown:
             raise ValueError(f"There are no observations {sorted(unknown)}; there are {sorted(parts)}.")
         self._kept = [key for key in parts if keys is None or key in keys]
+        self._parts = parts
         self._images = [key for key in self._kept if parts[key].dtype == np.uint8 and len(parts[key].shape) == 3]
         self._others = sorted(set(self._kept) - set(self._images))
         state = spaces.Box(-np.inf, np.inf, (sum(spaces.flatdim(parts[key]) for key in self._others),), np.float32)
@@ -152,7 +160,9 @@ class FlatObservation(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> Any:
         parts = dict(_leaves(observation))
-        state = np.concatenate([np.zeros(0), *(np.ravel(parts[key]) for key in self._others)]).astype(np.float32)
+        state = np.concatenate([np.zeros(0), *(spaces.flatten(self._parts[key], parts[key]) for key in self._others)]).astype(
+            np.float32
+        )
         return {**{key: parts[key] for key in self._images}, "state": state} if self._images else state
 
 

@@ -1,5 +1,6 @@
 """Replay of live experience and demonstrations, to which interventions are added."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -66,10 +67,11 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
     ``MixtureReplayBuffer``.
 
     :param demo_share: share of demonstrations in a batch; while there are none, all rows are live ones
-    :param demo_size: how many transitions of demonstrations are held; by default a tenth of the live ones' number
+    :param demo_size: how many transitions of demonstrations and interventions are held; by default as many as live ones.
+        Memory is taken as they come
     :param online_class: class of both parts
-    :param online_kwargs: further arguments for both
-    :raises ValueError: if ``demo_share`` is not between 0 and 1
+    :param online_kwargs: further arguments for both, but no ``n_steps``: rows of demonstrations follow one another with gaps
+    :raises ValueError: if ``demo_share`` is not between 0 and 1, or another argument is none of these
     """
 
     def __init__(
@@ -83,12 +85,16 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
         handle_timeout_termination: bool = True,
         demo_share: float = 0.5,
         demo_size: int | None = None,
-        online_class: type[ReplayBuffer] = GraspReplayBuffer,
+        online_class: type[TensorReplayBuffer] = GraspReplayBuffer,
         online_kwargs: Mapping[str, Any] | None = None,
         gamma: float = 0.99,
     ):
         if not 0 <= demo_share <= 1:
             raise ValueError(f"demo_share={demo_share} must be between 0 and 1.")
+        if not issubclass(online_class, TensorReplayBuffer):
+            raise ValueError(f"online_class={online_class.__name__} must be a TensorReplayBuffer.")
+        if (online_kwargs or {}).get("n_steps", 1) > 1:
+            raise ValueError("n_steps must be 1: demonstrations and interventions follow one another with gaps.")
         super().__init__(
             buffer_size,
             observation_space,
@@ -103,7 +109,7 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             gamma=gamma,
         )
         rows = online_class(
-            max(buffer_size // 10, 1) if demo_size is None else demo_size,
+            buffer_size if demo_size is None else demo_size,
             observation_space,
             action_space,
             device,
@@ -111,10 +117,10 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             handle_timeout_termination=handle_timeout_termination,
             **(online_kwargs or {}),
         )
-        if isinstance(rows, TensorReplayBuffer):  # not the same draws as from the online source
-            rows.generator.manual_seed((th.initial_seed() + 1) % 2**62)
+        rows.generator.manual_seed((th.initial_seed() + 1) % 2**62)  # not the same draws as from the online source
         self.set_source(DEMONSTRATIONS, rows)
         self.n_interventions = 0
+        self._warned_of_room = False
 
     @property
     def demonstrations(self) -> ReplayBuffer:
@@ -129,10 +135,18 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             for i in taken_over:
                 action[i] = self._scaled(infos[i]["intervene_action"])
         super().add(obs, next_obs, action, reward, done, infos)
+        self._check_room(len(taken_over))
         for i in taken_over:
             obs_i, next_obs_i, action_i, reward_i, done_i = (_row(part, i) for part in (obs, next_obs, action, reward, done))
             self.demonstrations.add(obs_i, next_obs_i, action_i, reward_i, done_i, [infos[i]])
         self.n_interventions += len(taken_over)
+
+    def _check_room(self, rows: int) -> None:
+        """Say once that the oldest demonstrations have to go."""
+        room = self.demonstrations.buffer_size
+        if self.demonstrations.size() + rows > room and not self._warned_of_room:
+            self._warned_of_room = True
+            warnings.warn(f"There is room for {room} demonstrated transitions; the oldest go now: demo_size.", stacklevel=3)
 
     def _scaled(self, action: Any) -> np.ndarray:
         """An action in units of the environment as SB3 stores it."""
@@ -159,6 +173,7 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
         actions = dataset.actions
         if isinstance(space, spaces.Box):
             actions = 2 * (actions - space.low) / (space.high - space.low) - 1
+        self._check_room(len(dataset))
         extra = {}
         if isinstance(self.demonstrations, GraspReplayBuffer):
             penalties = np.asarray(dataset.extras.get("grasp_penalty", np.zeros(len(dataset))), np.float32)

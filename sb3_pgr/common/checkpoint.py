@@ -171,6 +171,8 @@ def start_segment(model: BaseAlgorithm) -> None:
         model.action_noise.reset()
     if getattr(model, "use_sde", False):
         model.policy.reset_noise(model.env.num_envs)  # type: ignore[operator]
+    if hasattr(model, "begin_episodes"):  # of models that count steps of episodes
+        model.begin_episodes()
 
 
 def end_episodes(model: BaseAlgorithm) -> None:

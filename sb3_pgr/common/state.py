@@ -20,6 +20,8 @@ def rng_state() -> dict[str, Any]:
     }
     if th.cuda.is_available():
         state["cuda"] = [generator.tolist() for generator in th.cuda.get_rng_state_all()]
+    if th.backends.mps.is_available():
+        state["mps"] = th.mps.get_rng_state().tolist()
     return state
 
 
@@ -30,7 +32,10 @@ def restore_rng(state: dict[str, Any]) -> None:
     np.random.set_state(state["numpy"])
     th.set_rng_state(th.tensor(state["torch"], dtype=th.uint8))
     if "cuda" in state and th.cuda.is_available():
-        th.cuda.set_rng_state_all([th.tensor(generator, dtype=th.uint8) for generator in state["cuda"]])
+        for device, generator in enumerate(state["cuda"][: th.cuda.device_count()]):
+            th.cuda.set_rng_state(th.tensor(generator, dtype=th.uint8), device)
+    if "mps" in state and th.backends.mps.is_available():
+        th.mps.set_rng_state(th.tensor(state["mps"], dtype=th.uint8))
 
 
 def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:

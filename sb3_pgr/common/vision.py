@@ -103,6 +103,7 @@ class CameraEncoder(nn.Module):
     :param image_encoder: ``"small"`` or ``"resnet10"``
     :param image_features: features of each camera
     :param trunk_weights: file with a ``state_dict`` of the trunk, which is then frozen
+    :param freeze_trunk: whether the trunk stays as it is; always with ``trunk_weights``
     :raises ValueError: if the cameras' images are of different sizes, or the file does not fit
     """
 
@@ -115,6 +116,7 @@ class CameraEncoder(nn.Module):
         image_encoder: str = "small",
         image_features: int = 256,
         trunk_weights: str | Path | None = None,
+        freeze_trunk: bool = False,
     ):
         super().__init__()
         if image_encoder not in IMAGE_ENCODERS:
@@ -127,6 +129,8 @@ class CameraEncoder(nn.Module):
         self.trunk: nn.Module = SmallCNN(channels) if image_encoder == "small" else ResNet10(channels)
         if trunk_weights is not None:
             self._load_trunk(trunk_weights)
+        if trunk_weights is not None or freeze_trunk:
+            self.trunk.requires_grad_(False)
         with th.no_grad():
             shape = self.trunk(th.zeros(1, channels, *size)).shape[1:]
         self.heads = nn.ModuleList()
@@ -146,7 +150,6 @@ class CameraEncoder(nn.Module):
             raise ValueError(
                 f"trunk_weights={str(path)!r} is no state_dict of {type(self.trunk).__name__}: {error}"
             ) from error
-        self.trunk.requires_grad_(False)
 
     def forward(self, images: dict[str, th.Tensor]) -> th.Tensor:
         """Map images in [0, 1], ``(batch, C, H, W)`` per camera, to ``(batch, features_dim)``."""

@@ -24,6 +24,7 @@ class HybridExtractor(BaseFeaturesExtractor):
     :param image_encoder: see ``CameraEncoder``
     :param image_features: see ``CameraEncoder``
     :param trunk_weights: see ``CameraEncoder``
+    :param freeze_trunk: see ``CameraEncoder``
     :param state_features: features of the state, beside images
     :param normalize_state: standardise the state
     """
@@ -34,14 +35,18 @@ class HybridExtractor(BaseFeaturesExtractor):
         image_encoder: str = "small",
         image_features: int = 256,
         trunk_weights: str | Path | None = None,
+        freeze_trunk: bool = False,
         state_features: int = 64,
         normalize_state: bool = True,
     ):
         parts = dict(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+        others = [key for key, space in parts.items() if not isinstance(space, spaces.Box)]
+        if others:
+            raise ValueError(f"Observations must be Boxes, and {', '.join(others)} is none: wrap the environment.")
         images = {key: space for key, space in parts.items() if is_image_space(space)}
         states = {key: space for key, space in parts.items() if key not in images}
         state_dim = sum(spaces.flatdim(space) for space in states.values())
-        cameras = CameraEncoder(images, image_encoder, image_features, trunk_weights) if images else None
+        cameras = CameraEncoder(images, image_encoder, image_features, trunk_weights, freeze_trunk) if images else None
         of_cameras = cameras.features_dim if cameras else 0
         of_state = min(state_dim, 1) * state_features if cameras else state_dim
         super().__init__(observation_space, of_cameras + of_state)

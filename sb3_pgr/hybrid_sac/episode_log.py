@@ -29,6 +29,11 @@ class EpisodeLog:
         self._episodes: deque[_Episode] = deque(maxlen=window)
         self.gamma = gamma
 
+    def begin(self) -> None:
+        """All environments start an episode, whatever became of the one before."""
+        for counter in (self._steps, self._taken, self._returns):
+            counter[:] = 0
+
     def step(self, rewards: np.ndarray, dones: np.ndarray, infos: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """
         Count one step of each environment.

@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
@@ -17,7 +18,7 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
 from torch.utils._pytree import tree_map
 
-from sb3_pgr.buffers import DemonstrationReplayBuffer, sample_block
+from sb3_pgr.buffers import DemonstrationReplayBuffer, GraspReplayBuffer, sample_block
 from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.engine import Block, UpdateEngine
 from sb3_pgr.common.gradient_loop import run_gradient_loop
@@ -134,16 +135,6 @@ class HybridSAC(SAC):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        if actor_value not in ACTOR_VALUES:
-            raise ValueError(f"actor_value={actor_value!r} is not known; choose one of {', '.join(ACTOR_VALUES)}.")
-        for name, count in (("batch_size", batch_size), ("cta_ratio", cta_ratio), ("n_critics", n_critics)):
-            if count < 1:
-                raise ValueError(f"{name}={count} must be at least 1.")
-        for name, share in (("demo_share", demo_share), ("grasp_epsilon", grasp_epsilon)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share} must be between 0 and 1.")
-        if value_range is not None and not (len(value_range) == 2 and value_range[0] < value_range[1]):
-            raise ValueError(f"value_range={value_range} must be two numbers, the lesser first.")
         if setup_mode is not None and gripper_indices is not None:
             raise ValueError("Give setup_mode or gripper_indices, not both.")
         if demonstrations is not None and dataset is not None:
@@ -156,7 +147,7 @@ class HybridSAC(SAC):
         self.n_critics = n_critics
         self.actor_value = actor_value
         self.backup_entropy = backup_entropy
-        self.value_range = (-math.inf, math.inf) if value_range is None else (float(value_range[0]), float(value_range[1]))
+        self.value_range: Any = value_range
         self.grasp_epsilon = grasp_epsilon
         self.augmentation = augmentation
         self.compile = compile
@@ -189,25 +180,55 @@ class HybridSAC(SAC):
         self.dataset_fingerprint: str | None = None
         self._warned_of_returns = False
         if _init_setup_model:
-            self._setup_model()
             if dataset is not None:
                 self.dataset = demonstrations = self._fitted(dataset)
                 self.dataset_fingerprint = self.dataset.fingerprint
+                room = max(self.buffer_size, len(self.dataset))
+                self.replay_buffer_kwargs = {"demo_size": room} | self.replay_buffer_kwargs
+            self._setup_model()
             if demonstrations is not None:
                 self.add_demonstrations(demonstrations)
 
+    def _check_arguments(self) -> None:
+        """Those of the constructor, and those that ``load`` was given in place of the saved ones."""
+        if self.actor_value not in ACTOR_VALUES:
+            raise ValueError(f"actor_value={self.actor_value!r} is not known; choose one of {', '.join(ACTOR_VALUES)}.")
+        for name in ("batch_size", "cta_ratio", "n_critics"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("demo_share", "grasp_epsilon"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1.")
+        limits = (-math.inf, math.inf) if self.value_range is None else tuple(map(float, self.value_range))
+        if not (len(limits) == 2 and limits[0] < limits[1]):
+            raise ValueError(f"value_range={self.value_range} must be two numbers, the lesser first.")
+        self.value_range = limits
+        buffer_class = self.replay_buffer_class
+        if buffer_class is None or not issubclass(buffer_class, DemonstrationReplayBuffer):
+            raise ValueError(
+                f"replay_buffer_class={getattr(buffer_class, '__name__', None)} must be a DemonstrationReplayBuffer: "
+                "others know nothing of interventions."
+            )
+
     def _setup_model(self) -> None:
+        self._check_arguments()
         action_dim = get_action_dim(self.action_space)
         if self.setup_mode is not None:
             self.gripper_indices = indices_of(self.setup_mode, action_dim)
         self.policy_kwargs |= {"gripper_indices": self.gripper_indices or (), "n_critics": self.n_critics}
-        assert self.replay_buffer_class is not None
         self.optimize_memory_usage = bool(_image_keys(self.observation_space))  # each frame is kept once
-        if issubclass(self.replay_buffer_class, DemonstrationReplayBuffer):
-            self.replay_buffer_kwargs = {"demo_share": self.demo_share, "gamma": self.gamma} | self.replay_buffer_kwargs
         if self.target_entropy == "auto":
             self.target_entropy = -action_dim / 2
+        given = self.replay_buffer_kwargs  # what is saved; the rest follows the model's own arguments
+        self.replay_buffer_kwargs = {"demo_share": self.demo_share, "gamma": self.gamma} | given
         super()._setup_model()
+        self.replay_buffer_kwargs = given
+        of_images = self.policy_kwargs.get("features_extractor_kwargs") or {}
+        if of_images.get("trunk_weights") is not None:  # they are the policy's now: who loads it needs no such file
+            kept = {name: value for name, value in of_images.items() if name != "trunk_weights"}
+            self.policy_kwargs["features_extractor_kwargs"] = kept | {"freeze_trunk": True}
+        if self.gripper_indices and not isinstance(self.replay_buffer.online, GraspReplayBuffer):
+            raise ValueError(f"online_class={type(self.replay_buffer.online).__name__} must be a GraspReplayBuffer.")
         self._continuous, self._grippers = list(self.policy.continuous_indices), list(self.policy.gripper_indices)
         self._image_keys = _image_keys(self.observation_space) if self.augmentation else []
         self._episode_log = EpisodeLog(self.n_envs, self._stats_window_size, self.gamma)
@@ -331,8 +352,6 @@ class HybridSAC(SAC):
         :return: number of transitions
         :raises DatasetError: if they make no sense or do not fit the spaces
         """
-        if not isinstance(self.replay_buffer, DemonstrationReplayBuffer):
-            raise ValueError(f"{type(self.replay_buffer).__name__} has no place for demonstrations.")
         dataset = self._fitted(demonstrations)
         if not dataset.actions[:, self._continuous].any():
             raise DatasetError(f"{dataset.source}: nothing is done in these demonstrations, all actions are 0.")
@@ -403,8 +422,9 @@ class HybridSAC(SAC):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Random actions last for ``random_steps``, not until learning starts; gripper commands are whole ones."""
-        action, scaled = super()._sample_action(self.random_steps, action_noise, n_envs)
+        """Random actions last for ``random_steps``, not until learning starts; gripper commands are whole."""
+        noise: Any = None if action_noise is None else lambda: self._of_arms(action_noise())
+        action, scaled = super()._sample_action(self.random_steps, noise, n_envs)
         random = np.full(n_envs, self.num_timesteps < self.random_steps)
         if self.grasp_epsilon > 0:
             random |= np.random.random(n_envs) < self.grasp_epsilon
@@ -414,6 +434,11 @@ class HybridSAC(SAC):
             scaled[:, self._grippers] = np.where(random[:, None], values, scaled[:, self._grippers])
             action = self.policy.unscale_action(scaled)
         return action, scaled
+
+    def _of_arms(self, noise: np.ndarray) -> np.ndarray:
+        noise = np.array(noise)
+        noise[..., self._grippers] = 0
+        return noise
 
     def _store_transition(
         self,
@@ -428,6 +453,22 @@ class HybridSAC(SAC):
         self._observe(new_obs)
         self._check_returns(self._episode_log.step(reward, dones, infos))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def begin_episodes(self) -> None:
+        """Forget the beginnings of the running episodes: all environments were reset."""
+        self._episode_log.begin()
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:  # the environments are reset
+            self.begin_episodes()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def dump_logs(self) -> None:
         for name, value in self._episode_log.summary().items():
