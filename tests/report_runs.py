@@ -64,4 +64,5 @@ def make_benchmark(root, tasks, arms, seeds, n=5, **kwargs):
                 returns = [1000 * i + 100 * j + 10 * seed + k for k in range(n)]
                 folder = root / task / arm / f"seed_{seed}" / "sac" / f"{task}_1"
                 make_run(folder, returns, env=task, seed=seed, rate=10 * (j + 1), last=returns[-1] + 0.5, **kwargs)
+                (folder.parent.parent / "arguments.json").write_text("[]")
     return root

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from commands import command, run
 
+from sb3_pgr.zoo.benchmark_report import Result, _together, write_report
+
 SPEC = {
     "tasks": {"pendulum": {"dataset": "data.npz"}},
     "algorithms": {"bc": {"policy_kwargs": {"net_arch": [8]}}, "td3": {"algo": "td3_bc", "policy_kwargs": {"net_arch": [8]}}},
@@ -81,6 +83,46 @@ def test_online_tasks_and_failures(folder):
     assert "batch_size=-1" in (folder / "online/pendulum/broken/seed_0.log").read_text()
     table = (folder / "online" / "table.md").read_text()
     assert "| pendulum | redq |" in table and "behaviour" not in table
+
+
+def test_the_logs_are_named_where_nothing_succeeds(folder):
+    spec = SPEC | {"tasks": {"pendulum": "Pendulum-v1"}, "seeds": [0], "algorithms": {"redq": {"batch_size": -1}}}
+    (folder / "hopeless.yml").write_text(yaml.safe_dump(spec))
+    output = run("benchmark", "hopeless.yml", "-o", "hopeless", expect=1, cwd=folder)
+    assert "Failed: pendulum redq seed 0, see hopeless/pendulum/redq/seed_0.log" in output
+
+
+def test_algorithms_without_checkpoints_finish(folder):
+    spec = SPEC | {"tasks": {"pendulum": "Pendulum-v1"}, "seeds": [0], "algorithms": {"ars": {"n_delta": 1}}}
+    (folder / "ars.yml").write_text(yaml.safe_dump(spec | {"n_timesteps": 800}))
+    assert "1 of 1 runs" in run("benchmark", "ars.yml", "-o", "ars", cwd=folder)
+    assert "1 finished before" in run("benchmark", "ars.yml", "-o", "ars", cwd=folder)
+
+
+def result(arm, seed, last, steps=(1, 2, 3)):
+    scores = {"algo": arm, "updates": 3, "last": {"return_mean": last, "return_std": 0.0, "episodes": 2}}
+    return Result("task", arm, seed, scores, (np.array(steps), np.array(steps) * 10.0))
+
+
+def test_rates_keep_their_digits_and_what_is_not_finite_is_said(tmp_path, capsys):
+    write_report([result("sac", seed, last) for seed, last in enumerate([0.02, 0.04, 0.06, np.nan])], tmp_path)
+    assert "| task | sac | 0.040 [0.020, 0.060] | 0.020, 0.040, 0.060, nan |" in capsys.readouterr().out
+    assert "1 of 4 returns are not finite" in (tmp_path / "table.md").read_text()
+
+
+def test_curves_are_averaged_at_the_same_steps():
+    steps, returns = _together([result("a", seed, 0.0, steps).curve for seed, steps in enumerate([(1, 2, 3, 4), (3, 4)])])
+    assert steps.tolist() == [3, 4] and returns.tolist() == [[30, 40], [30, 40]]
+
+
+def test_a_damaged_file_of_scores_is_named_and_left_out(folder):
+    spec = SPEC | {"algorithms": {"bc": {"policy_kwargs": {"net_arch": [8]}}}}
+    (folder / "bc.yml").write_text(yaml.safe_dump(spec))
+    run("benchmark", "bc.yml", "-o", "bc", "--jobs", 2, cwd=folder)
+    damaged = next((folder / "bc/pendulum/bc/seed_0").glob("*/*/scores.json"))
+    damaged.write_text("")
+    output = run("benchmark", "bc.yml", "-o", "bc", "--report", cwd=folder)
+    assert "scores.json is damaged" in output and "1 of 2 runs" in output
 
 
 def test_everything_wrong_is_said_at_once(folder):

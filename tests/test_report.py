@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -58,6 +59,12 @@ def test_layouts(tmp_path):
     assert len(find_runs([inner, tmp_path / "logs/sac", tmp_path / "logs"])) == 2  # each once, whatever is named
 
 
+def test_logs_in_folders_called_after_seeds_are_no_benchmark(tmp_path):
+    for algo in ("sac", "td3"):
+        make_run(tmp_path / "proj/logs/seed_0" / algo / "Pendulum-v1_1", [1, 2])
+    assert list(tasks_of(tmp_path)["Pendulum-v1"].groups) == ["sac", "td3"]
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(NoRunsError, match=r"no folder .*nowhere"):
         find_runs([tmp_path, tmp_path / "nowhere"])
@@ -72,6 +79,8 @@ def test_arms_of_two_folders_are_kept_apart_where_they_share_a_seed(tmp_path):
     for name, seeds in (("old", [0, 1]), ("new", [1, 2])):
         make_benchmark(tmp_path / name, ["task"], ["sac"], seeds)
     assert list(tasks_of(tmp_path / "old", tmp_path / "new")["task"].groups) == ["sac (new)", "sac (old)"]
+    make_benchmark(tmp_path / "old", ["other"], ["sac"], [0])
+    assert list(tasks_of(tmp_path / "old", tmp_path / "new")["other"].groups) == ["sac (old)"]  # the same arm on all tasks
     shutil.rmtree(tmp_path / "new/task/sac/seed_1")
     assert list(tasks_of(tmp_path / "old", tmp_path / "new")["task"].groups) == ["sac"]
 
@@ -147,6 +156,8 @@ def test_unfinished_runs(tmp_path):
     (never / "arguments.json").write_text("[]")
     never.with_suffix(".log").write_text("ValueError: batch_size=-1\n")
     make_run(root / "task/late/seed_0/sac/task_1", [5, 6], env="task", wanted=1_000)
+    for begun in ("sac/seed_2", "late/seed_0"):
+        (root / "task" / begun / "arguments.json").write_text("[]")
     task = tasks_of(root)["task"]
     sac, alone = task.groups["sac"], task.groups["late"]
     assert [run.seed for run in sac.counted] == [0, 1] and len(sac.runs) == 4
@@ -224,6 +235,14 @@ def test_notes(tmp_path):
     assert "2 runs of seed 0 are counted as if" in notes and "differ in learning_rate" in notes
 
 
+def test_lengths_and_environments_that_differ_are_said(tmp_path):
+    make_run(tmp_path / "sac/Pendulum-v1_1", [1, 2], wanted=200)
+    folder = make_run(tmp_path / "sac/Pendulum-v1_2", [1, 2, 3], seed=1, wanted=300)
+    arguments = dict(algo="sac", env="Pendulum-v1", n_timesteps=300, seed=1, env_kwargs={"g": 9.81})
+    (folder / "Pendulum-v1/args.yml").write_text(yaml.dump(OrderedDict(arguments)))
+    assert "sac: its runs differ in env_kwargs, n_timesteps" in tasks_of(tmp_path)["Pendulum-v1"].notes
+
+
 def test_curves(tmp_path):
     root = make_benchmark(tmp_path, ["a"], ["sac"], range(5), n=4)
     group = tasks_of(root)["a"].groups["sac"]
@@ -283,6 +302,14 @@ def test_what_cannot_be_compared_is_left_out_and_said(tmp_path):
     shutil.rmtree(root / "b")
     shutil.rmtree(root / "a/odd")
     assert "at least two algorithms" in compare(rows_of(tasks_of(root)))
+
+
+def test_most_runs_are_compared(tmp_path):
+    root = make_benchmark(tmp_path, list("uvwxyz"), ["sac", "td3", "iql"], range(2))
+    for arm, task in (("sac", "x"), ("td3", "y"), ("iql", "z")):
+        shutil.rmtree(root / task / arm)
+    found = compare(rows_of(tasks_of(root)))  # nine cells; two arms have four tasks in common, eight cells
+    assert (found.arms, list(found.tasks)) == (("iql", "sac", "td3"), ["u", "v", "w"])
 
 
 # ---- files and page

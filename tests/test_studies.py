@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +49,23 @@ def test_grids_are_arms_of_their_own():
         "bold": {"algo": "iql"},
         "bc": {"algo": "bc"},
     }
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"seeds": [-1]}, "from 0 on"),
+        ({"algorithms": {"a b": {"algo": "redq"}, "ab": {"algo": "redq"}}}, "two names stand for the folder ab"),
+        ({"algorithms": {"redq": {"grid": {"net": ["x" * 300]}}}}, "more than 200 bytes"),
+    ],
+)
+def test_names_and_seeds_that_would_fail_later(change, message, tmp_path):
+    register()
+    (tmp_path / "spec.yml").write_text(yaml.safe_dump(SPEC))
+    load_spec(tmp_path / "spec.yml")
+    (tmp_path / "spec.yml").write_text(yaml.safe_dump(SPEC | change))
+    with pytest.raises(UsageError, match=message):
+        load_spec(tmp_path / "spec.yml")
 
 
 def test_runs_of_a_specification():
@@ -156,6 +174,31 @@ def test_only_one_attempt_owns_a_run(storage, monkeypatch, tmp_path):
     state.close(storage, RUN, second, folder, "finished")
     known = state.read_state(storage, RUN)
     assert known["state"] == "finished" and [it["outcome"] for it in known["attempts"]] == [None, "finished"]
+
+
+def test_only_one_command_hands_out_runs(storage, monkeypatch):
+    with state.only_driver(storage):
+        with pytest.raises(StorageError, match=r"process \d+\) hands out the runs"):
+            with state.only_driver(storage):
+                pass
+    with state.only_driver(storage):  # the one before is over
+        pass
+    storage.write_json(state.DRIVER, {"node": "elsewhere", "pid": 1, "beat": time.time()})
+    with pytest.raises(StorageError, match="on elsewhere"):
+        with state.only_driver(storage):
+            pass
+    storage.write_json(state.DRIVER, {"node": socket.gethostname(), "pid": 2**22 + 1, "beat": time.time()})
+    with state.only_driver(storage):  # of this machine, and dead
+        pass
+
+
+def test_a_run_that_was_finished_alone_is_settled(storage):
+    state.settle(storage, RUN)
+    assert state.read_state(storage, RUN) is None  # nobody began it under this name
+    state.claim(storage, RUN)
+    state.settle(storage, RUN)
+    known = state.read_state(storage, RUN)
+    assert known["state"] == "finished" and known["attempts"][0]["outcome"] == "finished"
 
 
 def make_checkpoint(copy, step, content="weights"):

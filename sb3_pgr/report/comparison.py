@@ -11,6 +11,7 @@ from rliable import library, metrics
 from sb3_pgr.report.summary import Row
 
 RESAMPLES, THRESHOLDS = 2_000, 101
+MANY = 500  # sets of tasks, beyond which no smaller ones are tried
 MIN_MAX = "min-max"
 
 
@@ -107,11 +108,13 @@ def _largest_block(table: Table) -> tuple[list[str], list[str]]:
     """The arms and tasks with most cells, of which every arm has every task."""
     arms: list[str] = []
     tasks: list[str] = []
-    shared = {tuple(sorted(table[one].keys() & table[other].keys())) for one, other in combinations(table, 2)}
-    for candidate in sorted(shared):
+    shared = {frozenset(table[one].keys() & table[other].keys()) for one, other in combinations(table, 2)}
+    while len(shared) < MANY and (wider := {one & other for one, other in combinations(shared, 2)} - shared):
+        shared |= wider
+    for candidate in sorted(map(sorted, shared)):
         having = [arm for arm in table if set(candidate) <= table[arm].keys()]
         if candidate and len(having) * len(candidate) > len(arms) * len(tasks):
-            arms, tasks = having, list(candidate)
+            arms, tasks = having, candidate
     return arms, tasks
 
 

@@ -81,7 +81,7 @@ def _runs_below(root: Path) -> Iterator[Place]:
 def _place(folder: Path, root: Path) -> Place:
     parts = folder.resolve().parts
     seed = _SEED.fullmatch(parts[-3]) if len(parts) > 5 else None
-    if seed is None:
+    if seed is None or not (folder.parent.parent / ARGUMENTS).exists():
         return Place(folder, root, None, parts[-2], None)
     return Place(folder, root, parts[-5], parts[-4], int(seed[1]))
 

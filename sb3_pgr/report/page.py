@@ -65,6 +65,7 @@ def render(content: Content) -> str:
     }
     template = environment.get_template("page.html.jinja")
     arms = sorted({row.group.arm for row in content.rows})
+    machines = _machines(content.runs)
     return template.render(
         **vars(content),
         compared=isinstance(content.comparison, Comparison),
@@ -72,7 +73,8 @@ def render(content: Content) -> str:
         styles=arm_styles(arms),
         results=[(task, [row for row in content.rows if row.task is task]) for task in content.tasks],
         dots=_dots,
-        machines=_machines(content.runs),
+        machines=machines,
+        n_machines=sum(bool(entry["machine"] or entry["versions"]) for entry in machines),
         n_incomplete=sum(bool(run.problems) for run in content.runs),
         incomplete=_same_problems(content.runs),
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

@@ -71,9 +71,19 @@ class Run:
         return f"{self.task}, {self.arm}, seed {'unknown' if self.seed is None else self.seed}"
 
     @property
+    def is_offline(self) -> bool:
+        """Whether it learned from a dataset."""
+        return self.scores.dataset_source is not None or self.settings.hyperparams.get("dataset") is not None
+
+    @property
     def video(self) -> Path | None:
-        """The newest."""
-        return max((self.folder / VIDEOS).glob("[!.]*.mp4"), key=lambda path: path.stat().st_mtime, default=None)
+        """Of the most timesteps; times of files change when they are copied."""
+
+        def age(path: Path) -> tuple[int, float]:
+            steps = path.stem.rpartition("_")[2]
+            return int(steps) if steps.isdigit() else -1, path.stat().st_mtime
+
+        return max((self.folder / VIDEOS).glob("[!.]*.mp4"), key=age, default=None)
 
     @property
     def diagnostics(self) -> Path | None:

@@ -57,6 +57,8 @@ def read_settings(run: Path) -> Settings:
             settings.problems.append(f"{name} cannot be read ({error.strerror})")
     settings.env_id = str(arguments["env"]) if "env" in arguments else None
     settings.hyperparams = settings.hyperparams or config
+    if arguments.get("env_kwargs"):
+        settings.hyperparams = settings.hyperparams | {"env_kwargs": arguments["env_kwargs"]}
     if settings.seed is None:
         settings.seed = _whole(arguments.get("seed"))
     wanted = [_whole(source.get("n_timesteps")) for source in (arguments, config, settings.hyperparams)]

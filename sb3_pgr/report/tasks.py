@@ -52,7 +52,8 @@ class Task:
     @property
     def unit(self) -> str:
         """What a timestep is."""
-        return "environment steps" if self.behaviour is None else "gradient steps"
+        offline = self.behaviour is not None or any(run.is_offline for run in self.runs)
+        return "gradient steps" if offline else "environment steps"
 
     @property
     def decimals(self) -> int:
@@ -79,11 +80,12 @@ def _keep_folders_apart(runs: list[Run]) -> None:
     places: dict[tuple[str, str, int | None], set[str]] = {}
     for run in runs:
         places.setdefault((run.task, run.arm, run.seed), set()).add(str(run.root))
-    shared = {(task, arm) for (task, arm, _), roots in places.items() if len(roots) > 1}
-    names = Counter(root.name for root in {run.root for run in runs})
+    shared = {arm for (_, arm, _), roots in places.items() if len(roots) > 1}  # on one task; then it is two on all tasks
+    names = Counter(root.resolve().name for root in {run.root for run in runs})
     for run in runs:
-        if (run.task, run.arm) in shared:
-            run.arm += f" ({run.root.name if names[run.root.name] == 1 else run.root})"
+        if run.arm in shared:
+            name = run.root.resolve().name
+            run.arm += f" ({name if names[name] == 1 else run.root})"
 
 
 def _task(name: str, groups: dict[str, Group]) -> Task:
@@ -117,7 +119,7 @@ def _notes(group: Group) -> list[str]:
         if times > 1:
             what = "runs of unknown seed" if seed is None else f"runs of seed {seed}"
             notes.append(f"{group.arm}: {times} {what} are counted as if they were independent")
-    settings = [run.settings.hyperparams for run in group.counted if run.settings.hyperparams]
+    settings = [run.settings.hyperparams | {"n_timesteps": run.wanted} for run in group.counted if run.settings.hyperparams]
     names = {name for part in settings for name in part}
     different = sorted(str(name) for name in names if any(part.get(name) != settings[0].get(name) for part in settings))
     if different:

@@ -1,13 +1,15 @@
 """``benchmark``: tasks x algorithms x seeds, on this machine or on a Ray cluster; ``status``, ``stop``, ``resume``."""
 
 import argparse
+import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from sb3_pgr.common.run_files import ARGUMENTS, CHECKPOINTS
+from sb3_pgr.common.run_files import ARGUMENTS, CHECKPOINTS, SCORES
 from sb3_pgr.zoo.benchmark_report import read_run, write_report
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register
@@ -15,7 +17,7 @@ from sb3_pgr.zoo.studies.cluster import run_on_cluster
 from sb3_pgr.zoo.studies.local import alone, run_here
 from sb3_pgr.zoo.studies.run import Run, is_finished, run_folder
 from sb3_pgr.zoo.studies.spec import load_spec, runs_of
-from sb3_pgr.zoo.studies.state import STOP, STUDY, read_state
+from sb3_pgr.zoo.studies.state import STOP, STUDY, only_driver, read_state
 from sb3_pgr.zoo.studies.storage import Storage, StorageError
 
 ENGINES = ("local", "ray")
@@ -83,33 +85,52 @@ def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str,
     else:
         storage.check()
         _require_same_settings(runs, storage)
-        with alone(output) as lock:
+        is_local = options["engine"] == "local"
+        with alone(output) as lock, nullcontext() if is_local else only_driver(storage):
             storage.remove(STOP)
-            study = {"spec": spec, "options": options, "output": str(output.resolve()), "folder": os.getcwd()}
-            storage.write_json(STUDY, study)
-            if options["engine"] == "local":
+            study = {"spec": spec, "options": options, "output": str(output.resolve()), "storage": storage.url}
+            storage.write_json(STUDY, study | {"folder": os.getcwd()})
+            if is_local:
                 jobs = options["jobs"] or max((os.cpu_count() or 1) // options["cpus"], 1)
                 failed = run_here(runs, output, jobs, options["cpus"], lock)
             else:
-                todo = [run for run in runs if (read_state(storage, run) or {}).get("state") != "finished"]
+                todo = _not_finished(runs, storage)
                 print(f"{len(runs)} runs, {len(runs) - len(todo)} finished before.")
                 names = ("address", "cpus", "gpus", "retries")
                 chosen = {name: options[name] for name in names}
                 failed = run_on_cluster(todo, storage, **chosen) if todo else []
                 _fetch(runs, storage, output)
-    _report(runs, output)
     for run in failed:
         print(f"Failed: {run}, see {output / run.log}", file=sys.stderr)
+    if len(failed) < len(runs):
+        _report(runs, output)
     if failed:
         sys.exit(1)
 
 
-def _report(runs: list[Run], output: Path) -> None:
-    results = [
-        read_run(run.task, run.arm, run.seed, folder)
+def _not_finished(runs: list[Run], storage: Storage) -> list[Run]:
+    """By its state, and by its scores, which are gone where somebody removed the run."""
+    scored = [name for name in storage.files() if name.endswith(f"/{SCORES}")]
+    return [
+        run
         for run in runs
-        if is_finished(output / run.path) and (folder := run_folder(output / run.path))
+        if (read_state(storage, run) or {}).get("state") != "finished"
+        or not any(name.startswith(f"{run.path}/") for name in scored)
     ]
+
+
+def _report(runs: list[Run], output: Path) -> None:
+    results = []
+    for run in runs:
+        folder = run_folder(output / run.path)
+        if folder is None or not is_finished(output / run.path):
+            continue
+        try:
+            results.append(read_run(run.task, run.arm, run.seed, folder))
+        except json.JSONDecodeError:
+            print(
+                f"{folder / SCORES} is damaged and is left out; without this file, the run is finished anew.", file=sys.stderr
+            )
     if not results:
         raise UsageError(f"None of the {len(runs)} runs has finished.")
     write_report(results, output)
@@ -159,7 +180,7 @@ def _status(storage: Storage, study: dict[str, Any]) -> None:
         counts[state["state"]] = counts.get(state["state"], 0) + 1
         last = state["attempts"][-1] if state["attempts"] else {}
         steps = "" if state.get("timesteps") is None else f"at {state['timesteps']:,} steps"
-        until = last.get("ended") or time.time()
+        until = last.get("ended") or (state["beat"] if state["state"] == "lost" else time.time())
         spent = f"{(until - last['started']) / 60:.1f} min on {last['node']}" if last else ""
         again = f"attempt {len(state['attempts'])}" if len(state["attempts"]) > 1 else ""
         print("  ".join(part for part in (f"{state['state']:8}", str(run), steps, spent, again) if part))
@@ -175,8 +196,9 @@ def _resume(storage: Storage, study: dict[str, Any]) -> None:
     if Path(study["folder"]).is_dir():
         os.chdir(study["folder"])  # paths in the specification are relative to it
     output = Path(study["output"])
-    if storage.is_local and Path(storage.root) != output:  # it was moved
-        output = Path(storage.root)
+    url = storage.root if storage.is_local else storage.url
+    if storage.is_local and study.get("storage", study["output"]) != url:  # it was moved
+        output = Path(url)
     said = " ".join(f"--{name} {value}" for name, value in study["options"].items() if value is not None)
     print(f"Going on as it was begun: {said}")
-    _work(study["spec"], study["options"], output, str(output) if storage.is_local else storage.url, only_report=False)
+    _work(study["spec"], study["options"], output, url, only_report=False)

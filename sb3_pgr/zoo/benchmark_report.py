@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,25 +61,44 @@ def _value(score: dict[str, Any]) -> float:
     return score.get("normalized", score["return_mean"])
 
 
+def _decimals(results: list[Result]) -> int:
+    """As many as the size of the returns asks for: there are tasks whose returns are rates."""
+    shown = [_value(result.scores[name]) for result in results for name in ("last", "behaviour") if name in result.scores]
+    largest = max((abs(value) for value in shown if math.isfinite(value)), default=0.0)
+    return 1 if largest >= 10 else 2 if largest > 1 else 3
+
+
+def _finite(values: list[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
 def _table(results: list[Result]) -> list[str]:
     """Last policy: interquartile mean over seeds, 95 % bootstrap interval, each seed; beside it what it is compared to."""
     lines = ["| task | algorithm | last policy: IQM [95 %] | seeds | mean of last evaluations | best of evaluations |"]
     lines.append("|---|---|---|---|---|---|")
     names: set[str] = set()
     for task, arms in _groups(results).items():
+        decimals = _decimals([run for runs in arms.values() for run in runs])
         behaviour = next(iter(arms.values()))[0].scores.get("behaviour")
         if behaviour is not None:
-            lines.append(f"| {task} | *behaviour (mean of the dataset)* | {_value(behaviour):.1f} | | | |")
+            lines.append(f"| {task} | *behaviour (mean of the dataset)* | {_value(behaviour):.{decimals}f} | | | |")
         for arm, runs in arms.items():
             last = [_value(run.scores["last"]) for run in runs if "last" in run.scores]
             if not last:
                 lines.append(f"| {task} | {arm} | no environment to evaluate in | | | |")
                 continue
-            interval = bootstrap_interval(last)
-            text = f"{interquartile_mean(last):.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
-            seeds = ", ".join(f"{value:.1f}" for value in last)
+            text = "not finite"
+            if finite := _finite(last):
+                interval = bootstrap_interval(finite)
+                text = f"{interquartile_mean(finite):.{decimals}f}"
+                text += f" [{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]" if interval else ""
+            if len(finite) < len(last):
+                names.add(f"{task}, {arm}: {len(last) - len(finite)} of {len(last)} returns are not finite and not counted")
+            seeds = ", ".join(f"{value:.{decimals}f}" for value in last)
             extra = [
-                f"{np.mean([_value(run.scores[name]) for run in runs]):.1f}" if all(name in run.scores for run in runs) else ""
+                f"{np.mean([_value(run.scores[name]) for run in runs]):.{decimals}f}"
+                if all(name in run.scores for run in runs)
+                else ""
                 for name in ("mean_of_last_evaluations", "best_of_evaluations")
             ]
             lines.append(f"| {task} | {arm} | {text} | {seeds} | {extra[0]} | {extra[1]} |")
@@ -108,6 +128,13 @@ def _write_csv(results: list[Result], path: Path) -> None:
             writer.writerow([result.task, result.arm, result.seed, scores["updates"], *numbers, reference.get("name", "")])
 
 
+def _together(curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps ``(n,)`` that all curves span, and returns at them ``(len(curves), n)``, between evaluations linear."""
+    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    steps = max((steps[(steps >= first) & (steps <= last)] for steps, _ in curves), key=len)
+    return steps, np.array([np.interp(steps, *curve) for curve in curves])
+
+
 def _draw(results: list[Result], path: Path) -> None:
     """One panel a task; line: mean over seeds; band: lowest to highest."""
     groups = _groups(results)
@@ -121,15 +148,14 @@ def _draw(results: list[Result], path: Path) -> None:
             curves = [run.curve for run in runs if run.curve is not None]
             if not curves:
                 continue
-            length = min(len(steps) for steps, _ in curves)
-            returns = np.array([values[:length] for _, values in curves])
-            steps = curves[0][0][:length]
+            steps, returns = _together(curves)
             axis.plot(steps, returns.mean(0), color=colors[arm], label=f"{arm} ({len(curves)})")
             axis.fill_between(steps, returns.min(0), returns.max(0), color=colors[arm], alpha=0.15, linewidth=0)
         behaviour = next(iter(arms.values()))[0].scores.get("behaviour")
         if behaviour is not None:
             axis.axhline(behaviour["return_mean"], color="0.4", linestyle="--", label="behaviour")
-        axis.set(title=task, xlabel="gradient steps" if behaviour else "environment steps", ylabel="evaluation return")
+        offline = any("dataset" in run.scores for runs in arms.values() for run in runs)
+        axis.set(title=task, xlabel="gradient steps" if offline else "environment steps", ylabel="evaluation return")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8)

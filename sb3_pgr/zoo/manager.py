@@ -301,7 +301,9 @@ class Manager(ExperimentManager):
         if self.log_interval != -1:
             kwargs["log_interval"] = self.log_interval if self.log_interval > -1 else None
         if self.checkpoint is None:
-            super().learn(model)
+            super().learn(model)  # which takes an interruption for the end
+            if model.num_timesteps >= self.n_timesteps:
+                self._report_scores(model)
             return
         try:
             if self.n_timesteps > 0:

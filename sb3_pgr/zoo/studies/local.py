@@ -13,7 +13,7 @@ from pathlib import Path
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.interrupts import sigterm_interrupts
 from sb3_pgr.zoo.studies.run import Run, is_finished, prepare
-from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, beat, claim, close
+from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, beat, claim, close, settle
 from sb3_pgr.zoo.studies.storage import Storage
 
 GRACE_SECONDS, POLL_SECONDS = 120.0, 0.1
@@ -55,6 +55,8 @@ def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) 
     """
     storage = Storage(str(output))
     todo = [run for run in runs if not is_finished(output / run.path)]
+    for run in set(runs) - set(todo):
+        settle(storage, run)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} finished before; {min(jobs, len(todo))} at a time.", flush=True)
     running: dict[Run, _Running] = {}
     failed: list[Run] = []

@@ -72,5 +72,7 @@ def prepare(run: Run, folder: Path) -> list[str]:
         return [*program, "--resume", str(begun)]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / ARGUMENTS).write_text(json.dumps(run.arguments))
+    writing = folder / f".{ARGUMENTS}"
+    writing.write_text(json.dumps(run.arguments))
+    writing.replace(folder / ARGUMENTS)
     return [*program, "-f", str(folder), "--seed", str(run.seed), *run.arguments]

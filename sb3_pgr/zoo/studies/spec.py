@@ -16,6 +16,7 @@ from sb3_pgr.zoo.registry import resolve_algorithm
 from sb3_pgr.zoo.studies.run import FILES, Run
 
 DEFAULTS = {"eval_freq": 10_000, "eval_episodes": 10, "final_episodes": 100, "checkpoint_freq": 10_000, "video_freq": 0}
+LONGEST_NAME = 200  # bytes; with endings, file systems take 255
 REQUIRED = ("tasks", "algorithms", "seeds", "n_timesteps")
 
 
@@ -79,8 +80,9 @@ def _problems(spec: Any) -> list[str]:
     found = [f"unknown key '{key}'; there are {', '.join(sorted(known))}" for key in spec.keys() - known]
     found += [f"{key} is missing" for key in REQUIRED if not spec.get(key)]
     seeds = spec.get("seeds") or []
-    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
-        found.append(f"seeds must be a list of different whole numbers, not {seeds!r}")
+    right = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not right or len(set(seeds)) < len(seeds):
+        found.append(f"seeds must be a list of different whole numbers from 0 on, not {seeds!r}")
     for key in ("n_timesteps", *DEFAULTS):
         least = 0 if key in ("checkpoint_freq", "video_freq") else 1
         if key in spec and (type(spec[key]) is not int or spec[key] < least):
@@ -93,12 +95,23 @@ def _problems(spec: Any) -> list[str]:
     for arm, settings in algorithms.items():
         found += [f"algorithms: {arm}: {problem}" for problem in _arm_problems(arm, settings, offline)]
     for name, keys in (("tasks", tasks), ("algorithms", algorithms)):
-        folders = [str(key).replace("/", "-") for key in keys]
         found += [f"{name}: {key!r} must be text" for key in keys if not isinstance(key, str)]
+        folders = [folder for key in keys for folder in _folders(name, str(key), keys[key])]
         found += [f"{name}: two names stand for the folder {folder}" for folder in set(folders) if folders.count(folder) > 1]
+        long = [folder for folder in folders if len(folder.encode()) > LONGEST_NAME]
+        found += [f"{name}: the name {folder} has more than {LONGEST_NAME} bytes" for folder in long]
     for task, where in tasks.items():
         found += [f"tasks: {task}: {problem}" for problem in _task_problems(where, offline)]
     return found
+
+
+def _folders(kind: str, key: str, value: Any) -> list[str]:
+    """That runs of a task, or of an algorithm with its grid, are written to."""
+    if kind == "tasks" or not isinstance(value, dict | None):
+        return [key.replace("/", "-")]
+    grid = (value or {}).get("grid", {})
+    well = isinstance(grid, dict) and all(isinstance(values, list) for values in grid.values())
+    return list(arms_of({key: value})) if well else []
 
 
 def _arm_problems(arm: str, settings: Any, offline: set[bool]) -> list[str]:
