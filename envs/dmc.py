@@ -9,6 +9,8 @@ from gymnasium import spaces
 from gymnasium.wrappers import AddRenderObservation, FlattenObservation, RescaleAction
 from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
+_LQR_SECONDS = 30.0  # 1000 control steps, as the other tasks have them
+
 
 def make_dmc(
     domain: str,
@@ -44,6 +46,8 @@ def make_dmc(
         raise ValueError(f"frame_skip={frame_skip} must be at least 1.")
     if pixels:
         render_mode, width, height = "rgb_array", pixel_size, pixel_size
+    if domain == "lqr":  # the suite draws its stiffness when it is built, and gives it no end
+        task_kwargs = {"random": 0, "time_limit": _LQR_SECONDS} | (task_kwargs or {})
     control_env = suite.load(domain, task, task_kwargs=task_kwargs)
     base = DmControlCompatibilityV0(
         control_env, render_mode=render_mode, render_kwargs=dict(width=width, height=height, camera_id=camera_id)

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from commands import command, run
 
-from sb3_pgr.zoo.benchmark_report import Result, _together, write_report
+from sb3_pgr.zoo.benchmark_report import Result, write_report
+from sb3_pgr.zoo.plots import together
 
 SPEC = {
     "tasks": {"pendulum": {"dataset": "data.npz"}},
@@ -111,7 +112,7 @@ def test_rates_keep_their_digits_and_what_is_not_finite_is_said(tmp_path, capsys
 
 
 def test_curves_are_averaged_at_the_same_steps():
-    steps, returns = _together([result("a", seed, 0.0, steps).curve for seed, steps in enumerate([(1, 2, 3, 4), (3, 4)])])
+    steps, returns = together([result("a", seed, 0.0, steps).curve for seed, steps in enumerate([(1, 2, 3, 4), (3, 4)])])
     assert steps.tolist() == [3, 4] and returns.tolist() == [[30, 40], [30, 40]]
 
 

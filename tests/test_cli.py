@@ -16,6 +16,7 @@ from commands import command, run
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_pgr.common.video import record_episodes
+from sb3_pgr.zoo.saved_model import SavedModel
 
 SMALL = ["-params", "learning_starts:100", "gradient_steps:1", "n_critics:2", "policy_kwargs:dict(net_arch=[8])"]
 
@@ -133,6 +134,21 @@ def test_buffer_by_dotted_name(tmp_path):
 def test_algorithm_without_exact_resume_still_runs(tmp_path):
     output = train(tmp_path, "--eval-freq", -1, algo="ars", env="CartPole-v1", steps=200, params=["-params", "n_delta:2"])
     assert "No resumable checkpoints" in output
+
+
+def test_normalised_and_stacked(tmp_path):
+    params = ["n_steps:64", "batch_size:32", "policy_kwargs:dict(net_arch=[8])"]
+    flags = ["--eval-freq", -1, "--checkpoint-freq", 64, "--final-episodes", 1]
+    stacked = ["-params", *params, "normalize:dict(clip_obs=0.5)", "frame_stack:2"]
+    train(tmp_path, *flags, algo="ppo", steps=128, params=stacked)
+    run_folder = tmp_path / "ppo/Pendulum-v1_1"
+    assert (run_folder / "scores.json").is_file() and (run_folder / "Pendulum-v1.zip").is_file()
+    checkpoint = next(run_folder.glob("checkpoints/step_*/model.zip"))
+    obs = SavedModel(checkpoint, "ppo").make_env("Pendulum-v1", 0).reset()
+    assert obs.shape == (1, 6) and abs(obs).max() <= 0.5
+    rewards = ["-params", *params, "normalize:dict(norm_obs=False,norm_reward=True)"]
+    train(tmp_path, *flags, algo="ppo", steps=128, params=rewards)
+    assert list((tmp_path / "ppo/Pendulum-v1_2").glob("checkpoints/step_*/vecnormalize.pt"))
 
 
 def final_weights(run_folder):

@@ -105,6 +105,27 @@ def test_random_actions():
     assert collect(envs({}), None, rows=400, seed=1).fingerprint != everything.fingerprint
 
 
+class Remembers:
+    """A recurrent policy: its first number is how many steps it has seen of the episode."""
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=True):
+        seen = np.zeros(len(obs)) if state is None else state
+        seen = np.where(episode_start, 0, seen) + 1
+        return np.stack([seen / 10, np.full(len(obs), 5)], 1).astype(np.float32), seen
+
+
+def test_recurrent_policies_remember_their_episode_and_no_other():
+    data = collect(envs(dict(), dict(length=7)), Remembers(), episodes=5)
+    np.testing.assert_allclose(data.actions[:, 0] * 10, data.observations[:, 1] + 1, rtol=1e-6)
+
+
+def test_datasets_of_other_environment_arguments_are_not_joined():
+    parts = [collect(envs({}), Half(), episodes=2, metadata={"env_kwargs": {"g": g}}) for g in (1, 2, 1)]
+    assert concatenate(parts[::2], "both").metadata["env_kwargs"] == {"g": 1}
+    with pytest.raises(DatasetError, match="cannot be joined"):
+        concatenate(parts[:2], "both")
+
+
 def test_interrupting_keeps_finished_episodes(capsys):
     data = collect(envs(dict(interrupt_at=11)), Half(), episodes=100)
     assert len(data.episode_ends) == 2 and "2 finished episodes are kept" in capsys.readouterr().out

@@ -83,6 +83,18 @@ def test_time_limit_truncates(frame_skip, steps):
     assert ends == [(False, False)] * (steps - 1) + [(False, True)]
 
 
+@pytest.mark.parametrize("task", ["lqr_2_1", "lqr_6_2"])
+def test_lqr_is_always_the_same_and_ends(task):
+    first, second = (gym.make(f"dmc/lqr-{task}-v0") for _ in range(2))
+    np.testing.assert_array_equal(first.reset(seed=0)[0], second.reset(seed=0)[0])
+    action, steps, over = np.full(first.action_space.shape, 0.5, np.float32), 0, False
+    while not over:
+        (obs, _, terminated, over, _), (other, *_) = first.step(action), second.step(action)
+        np.testing.assert_array_equal(obs, other)
+        steps += 1
+    assert steps == 1_000 and not terminated
+
+
 def test_frame_skip_sums_rewards():
     plain, skipping = gym.make("cheetah-run-v0"), gym.make("cheetah-run-v0", frame_skip=4)
     for env in (plain, skipping):

@@ -13,6 +13,7 @@ from sb3_pgr import IQL
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import OFFLINE, register
+from sb3_pgr.zoo.saved_model import run_env_kwargs
 from sb3_pgr.zoo.scores import report_scores
 
 ENV = "Pendulum-v1"
@@ -120,20 +121,30 @@ def test_refusals(folder, tmp_path, arguments, message):
 
 def test_collect_from_runs(folder):
     params = ["-params", "learning_starts:50", "gradient_steps:1", "policy_kwargs:dict(net_arch=[8])"]
-    flags = ["--algo", "ddpg", "--env", ENV, "-n", 400, "-f", folder / "logs", "--eval-freq", -1, "--num-threads", 1]
-    run("train", *flags, "--conf-file", "ddpg_behaviour.yml", "--seed", 1, *params)
+    flags = ["--algo", "ddpg", "--env", ENV, "-n", 410, "-f", folder / "logs", "--eval-freq", -1, "--num-threads", 1]
+    run("train", *flags, "--conf-file", "ddpg_behaviour.yml", "--seed", 1, "--env-kwargs", "g:9.0", *params)
     where = ["--algo", "ddpg", "--env", ENV, "-f", folder / "logs"]
     noise = ["--noise", "ou", "--noise-std", 0.3, "--random-actions", 0.3]
     run("collect", *where, "--rows", 300, *noise, "-o", folder / "noisy.npz")
     data = load_dataset(folder / "noisy.npz")
-    assert len(data) >= 300 and data.metadata["behaviour"] == "ddpg after 400 steps" and data.metadata["noise"]["kind"] == "ou"
-    run("collect", *where, "--replay", "-o", folder / "replay.npz")
+    assert len(data) >= 300 and data.metadata["behaviour"] == "ddpg after 410 steps" and data.metadata["noise"]["kind"] == "ou"
+    assert data.metadata["env_kwargs"] == {"g": 9.0}
+    run("collect", *where, "--rows", 300, *noise, "--seed", 1, "-o", folder / "other.npz")
+    n = 4 * 200
+    same = np.isclose(load_dataset(folder / "other.npz").actions[:n] - data.actions[:n], 0, atol=1e-3)
+    assert same.mean() < 0.3  # noise and random actions are of --seed; clipped actions may agree
+    small = ["-n", 20, "--final-episodes", 1, "-params", "policy_kwargs:dict(net_arch=[8])"]
+    run("train", "--algo", "bc", "--dataset", folder / "noisy.npz", "-f", folder / "g", "--eval-freq", -1, *small)
+    assert run_env_kwargs(folder / "g/bc/Pendulum-v1_1", ENV) == {"g": 9.0}
+    assert "Left out: 1 episodes" in run("collect", *where, "--replay", "-o", folder / "replay.npz")
     replay = load_dataset(folder / "replay.npz")
     assert (
         len(replay) == 400 and list(replay.episode_lengths) == [200, 200] and replay.metadata["behaviour"].startswith("replay")
     )
-    run("dataset", "mix", folder / "mix.npz", folder / "replay.npz", f"{folder / 'data.npz'}:400")
+    run("dataset", "mix", folder / "mix.npz", folder / "replay.npz", f"{folder / 'noisy.npz'}:400")
     assert len(load_dataset(folder / "mix.npz")) == 800
+    mixed = folder / "wrong.npz"  # of gravities of 9 and 10
+    assert "cannot be joined" in run("dataset", "mix", mixed, folder / "replay.npz", folder / "data.npz", expect=2)
 
 
 @pytest.mark.parametrize(

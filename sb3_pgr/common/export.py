@@ -156,7 +156,10 @@ def _inputs(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> dict[st
 def _copy(policy: BasePolicy) -> BasePolicy:
     """A policy of its own, on the CPU; deepcopy would stumble over tensors with a graph that distributions keep."""
     with th.random.fork_rng(devices=[]):
-        copy = type(policy)(**policy._get_constructor_parameters())
+        try:
+            copy = type(policy)(**policy._get_constructor_parameters())
+        except TypeError as error:  # of policies that do not say how they were made
+            raise ValueError(f"{type(policy).__name__} cannot be exported: {error}") from error
     copy.load_state_dict(policy.state_dict())
     return copy.requires_grad_(False)
 

@@ -99,31 +99,35 @@ def truncate_episodes(buffer: Any) -> None:
 
 
 def get_vec_normalize(env: VecNormalize) -> dict[str, Any]:
-    """Running statistics of observations and returns."""
-    obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
-    stats = {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}
+    """Running statistics of observations, if they are normalised, and returns."""
     return {
         name: {"mean": th.as_tensor(rms.mean), "var": th.as_tensor(rms.var), "count": float(rms.count)}
-        for name, rms in stats.items()
+        for name, rms in _statistics(env).items()
     }
 
 
 def set_vec_normalize(env: VecNormalize, state: dict[str, Any]) -> None:
     """Put back what ``get_vec_normalize`` returned."""
-    obs_rms = env.obs_rms if isinstance(env.obs_rms, dict) else {"": env.obs_rms}
-    for name, rms in {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}.items():
+    for name, rms in _statistics(env).items():
         rms.mean, rms.var = state[name]["mean"].numpy(), state[name]["var"].numpy()
         rms.count = state[name]["count"]
 
 
-def load_vec_normalize(env: VecEnv, path: str | Path) -> VecNormalize:
+def _statistics(env: VecNormalize) -> dict[str, Any]:
+    obs_rms = getattr(env, "obs_rms", {})  # there is none with norm_obs=False
+    obs_rms = obs_rms if isinstance(obs_rms, dict) else {"": obs_rms}
+    return {**{f"obs:{key}": rms for key, rms in obs_rms.items()}, "return": env.ret_rms}
+
+
+def load_vec_normalize(env: VecEnv, path: str | Path, **kwargs: Any) -> VecNormalize:
     """
     Normalise observations with the statistics of a checkpoint, without changing them; rewards stay as they are.
 
     :param env: raw environments
     :param path: the checkpoint's ``vecnormalize.pt``
+    :param kwargs: of the run's ``VecNormalize``
     """
-    normalized = VecNormalize(env, training=False, norm_reward=False)
+    normalized = VecNormalize(env, **{**kwargs, "training": False, "norm_reward": False})
     set_vec_normalize(normalized, th.load(path, weights_only=True))
     return normalized
 

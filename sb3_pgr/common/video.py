@@ -43,14 +43,20 @@ def record_episodes(
     filmed = vec_env.envs[0] = _Filmed(unfilmed)
     returns = []
     try:
-        obs = env.reset()
+        obs, memory = env.reset(), None  # of recurrent policies
         first = _fitted(filmed.start, size)
         with FFMPEG_VideoWriter(str(temporary), (first.shape[1], first.shape[0]), rate) as writer:
             for _ in range(episodes):
                 writer.write_frame(_fitted(filmed.start, size))
-                done, total = False, 0.0
+                done, total, starts = False, 0.0, np.ones(1, bool)
                 while not done:
-                    action, _ = model.predict(obs, deterministic=True)  # type: ignore[arg-type]
+                    action, memory = model.predict(
+                        obs,  # type: ignore[arg-type]
+                        state=memory,
+                        episode_start=starts,
+                        deterministic=True,
+                    )
+                    starts = np.zeros(1, bool)
                     obs, reward, dones, _ = env.step(action)
                     writer.write_frame(_fitted(filmed.frame, size))
                     total += float(reward[0])

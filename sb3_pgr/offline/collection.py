@@ -83,13 +83,18 @@ class _Actor:
         self.noise = None if noise is None else VectorizedActionNoise(noise, env.num_envs)
         self.chance = 1.0 if model is None else chance
         self.generator = np.random.default_rng(seed)
+        self.memory: Any = None  # of recurrent policies
+        self.starts = np.ones(env.num_envs, bool)
         self.space.seed(seed)
 
     def __call__(self, obs: Any) -> np.ndarray:
         random = np.stack([self.space.sample() for _ in range(self.n_envs)])
         if self.model is None:
             return random
-        actions, _ = self.model.predict(obs, deterministic=self.deterministic)
+        actions, self.memory = self.model.predict(
+            obs, state=self.memory, episode_start=self.starts, deterministic=self.deterministic
+        )
+        self.starts = np.zeros(self.n_envs, bool)
         if self.noise is not None:
             low, high = self.space.low, self.space.high  # type: ignore[attr-defined]
             actions = np.clip(actions + self.noise() * (high - low) / 2, low, high).astype(self.space.dtype)
@@ -97,6 +102,7 @@ class _Actor:
         return np.where(chosen.reshape(-1, *[1] * (random.ndim - 1)), random, actions)
 
     def end_episode(self, index: int) -> None:
+        self.starts[index] = True
         if self.noise is not None:
             self.noise.reset([index])
 

@@ -13,6 +13,7 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 
 EPISODE_RETURN = "episode_return"  # a column of extras
 PLAYED_RETURNS = "played_returns"  # an entry of metadata
+ENV_KWARGS = "env_kwargs"  # entry of metadata: arguments of the environment
 REFERENCES = ("reference", "ref_min_score", "ref_max_score")  # entries of metadata: what returns are compared with
 
 
@@ -194,7 +195,8 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     first = datasets[0]
     for other in datasets[1:]:
         same = _shapes(other.observations) == _shapes(first.observations) and other.action_space == first.action_space
-        if not same or other.env_id != first.env_id:
+        same &= other.env_id == first.env_id and other.metadata.get(ENV_KWARGS) == first.metadata.get(ENV_KWARGS)
+        if not same:
             raise DatasetError(
                 f"{other.source} ({other.env_id}, {other.observation_space}) cannot be joined to "
                 f"{first.source} ({first.env_id}, {first.observation_space})."
@@ -208,7 +210,7 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     extras = {name: np.concatenate([part.extras[name] for part in whole]) for name in shared}
     if any(EPISODE_RETURN in part.extras for part in whole):
         extras[EPISODE_RETURN] = np.concatenate([part.episode_returns[part.episodes] for part in whole])
-    metadata = {key: value for key, value in first.metadata.items() if key in REFERENCES}
+    metadata = {key: value for key, value in first.metadata.items() if key in (*REFERENCES, ENV_KWARGS)}
     metadata["parts"] = [{"source": part.source, "rows": len(part), **part.metadata} for part in datasets]
     behind = [value for part in datasets for value in part.metadata.get(PLAYED_RETURNS, ())]
     if behind:

@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 
 from sb3_pgr.buffers import MixtureReplayBuffer
 from sb3_pgr.offline.checks import dataset_from_arrays
-from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, join
+from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
 
 _META = "sb3_pgr/metadata"
@@ -208,6 +208,8 @@ def _from_minari(dataset: Any) -> OfflineDataset:
             arrays[name] = np.concatenate([info[name] for info in infos])
     env_id = None if dataset.env_spec is None else dataset.env_spec.id
     references = {name: dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score")}
+    if dataset.env_spec is not None and dataset.env_spec.kwargs:
+        references[ENV_KWARGS] = dict(dataset.env_spec.kwargs)
     return dataset_from_arrays(
         arrays, f"minari:{dataset.id}", dataset.observation_space, dataset.action_space, env_id, references
     )

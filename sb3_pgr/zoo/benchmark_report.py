@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from sb3_pgr.common.evaluation import bootstrap_interval, interquartile_mean
 from sb3_pgr.common.run_files import SCORES
-from sb3_pgr.zoo.plots import read_curve
+from sb3_pgr.zoo.plots import read_curve, together
 
 
 @dataclass
@@ -128,13 +128,6 @@ def _write_csv(results: list[Result], path: Path) -> None:
             writer.writerow([result.task, result.arm, result.seed, scores["updates"], *numbers, reference.get("name", "")])
 
 
-def _together(curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps ``(n,)`` that all curves span, and returns at them ``(len(curves), n)``, between evaluations linear."""
-    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
-    steps = max((steps[(steps >= first) & (steps <= last)] for steps, _ in curves), key=len)
-    return steps, np.array([np.interp(steps, *curve) for curve in curves])
-
-
 def _draw(results: list[Result], path: Path) -> None:
     """One panel a task; line: mean over seeds; band: lowest to highest."""
     groups = _groups(results)
@@ -148,7 +141,7 @@ def _draw(results: list[Result], path: Path) -> None:
             curves = [run.curve for run in runs if run.curve is not None]
             if not curves:
                 continue
-            steps, returns = _together(curves)
+            steps, returns = together(curves)
             axis.plot(steps, returns.mean(0), color=colors[arm], label=f"{arm} ({len(curves)})")
             axis.fill_between(steps, returns.min(0), returns.max(0), color=colors[arm], alpha=0.15, linewidth=0)
         behaviour = next(iter(arms.values()))[0].scores.get("behaviour")

@@ -18,14 +18,14 @@ from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.common.state import set_arrays
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.offline.collection import collect
-from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.arguments import import_gym_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.interrupts import sigterm_interrupts
 from sb3_pgr.zoo.registry import register, resolve_algorithm
-from sb3_pgr.zoo.run_folder import CHECKPOINTS
-from sb3_pgr.zoo.saved_model import SavedModel, add_model_options, chosen_model
+from sb3_pgr.zoo.run_folder import CHECKPOINTS, TRAINING_ONLY
+from sb3_pgr.zoo.saved_model import SavedModel, add_model_options, chosen_model, run_env_kwargs
 
 
 def main() -> None:
@@ -78,11 +78,12 @@ def _rollouts(args: argparse.Namespace) -> OfflineDataset:
         raise UsageError("Say how much to collect: --episodes N or --rows N.")
     if args.n_envs < 1 or args.noise_std < 0:
         raise UsageError("--n-envs must be at least 1 and --noise-std not negative.")
-    set_random_seed(args.seed)
     n_envs = args.n_envs if args.episodes is None else min(args.n_envs, max(args.episodes, 1))
-    model, env, behaviour = _behaviour(args, n_envs)
+    model, env, behaviour, env_kwargs = _behaviour(args, n_envs)
+    set_random_seed(args.seed)  # loading a model sets that of its run
     metadata = {
         "behaviour": behaviour,
+        **env_kwargs,
         "noise": args.noise and {"kind": args.noise, "std": args.noise_std},
         "random_action_probability": args.random_actions,
         "deterministic": not args.stochastic,
@@ -113,13 +114,23 @@ def _rollouts(args: argparse.Namespace) -> OfflineDataset:
             env.close()
 
 
-def _behaviour(args: argparse.Namespace, n_envs: int) -> tuple[Any, VecEnv, str]:
+def _behaviour(args: argparse.Namespace, n_envs: int) -> tuple[Any, VecEnv, str, dict[str, Any]]:
+    """Model, environments, what both are called, and what is to be remembered of the environments' arguments."""
     if args.random:
-        return None, make_vec_env(lambda: gym.make(args.env), n_envs, args.seed), "random"
+        return None, make_vec_env(lambda: gym.make(args.env), n_envs, args.seed), "random", {}
     saved = chosen_model(args)
     model = saved.load()
     print(f"Behaviour: {saved.path}")
-    return model, saved.make_env(args.env, args.seed, n_envs), f"{saved.algo} after {model.num_timesteps} steps"
+    behaviour = f"{saved.algo} after {model.num_timesteps} steps"
+    return model, saved.make_env(args.env, args.seed, n_envs), behaviour, _of_environment(saved, args.env)
+
+
+def _of_environment(saved: SavedModel, env_id: str) -> dict[str, Any]:
+    """For a dataset's metadata."""
+    own = run_env_kwargs(saved.run, env_id)
+    kept = {name: value for name, value in own.items() if name not in (*TRAINING_ONLY, "fingerprints", "models")}
+    models = {"models": own["fingerprints"]} if "fingerprints" in own else {}
+    return models | ({ENV_KWARGS: kept} if kept else {})
 
 
 def _noise(args: argparse.Namespace, env: VecEnv) -> ActionNoise | None:
@@ -128,6 +139,20 @@ def _noise(args: argparse.Namespace, env: VecEnv) -> ActionNoise | None:
     mean = np.zeros(env.action_space.shape or ())
     kind = NormalActionNoise if args.noise == "gaussian" else OrnsteinUhlenbeckActionNoise
     return kind(mean, args.noise_std * np.ones_like(mean))
+
+
+def _whole_episodes(dataset: OfflineDataset, buffer: Any) -> OfflineDataset:
+    """Without the running episode of each environment, which the checkpoint cut, and those whose beginning was overwritten."""
+    ends = dataset.episode_ends
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    newest = (ends + 1) % buffer.size() == 0
+    is_piece = newest & ~dataset.terminals[ends] & (ends - starts + 1 < (ends - starts + 1).max())
+    if buffer.full:
+        is_piece |= starts % buffer.size() == 0
+    if not is_piece.any() or is_piece.all():
+        return dataset
+    print(f"Left out: {is_piece.sum()} episodes of which the buffer has only a part.")
+    return dataset.select_episodes(np.flatnonzero(~is_piece))
 
 
 def _replay(saved: SavedModel, args: argparse.Namespace) -> OfflineDataset:
@@ -140,9 +165,10 @@ def _replay(saved: SavedModel, args: argparse.Namespace) -> OfflineDataset:
     buffer = getattr(model.replay_buffer, "online", model.replay_buffer)
     if buffer.size() == 0:
         raise UsageError(f"{checkpoint} has an empty replay buffer: that run learned from a dataset.")
-    dataset = load_dataset(buffer)
+    dataset = _whole_episodes(load_dataset(buffer), buffer)
     if args.rows is not None:
         last = int(np.searchsorted(dataset.episode_ends, args.rows - 1))
         dataset = dataset.select_episodes(np.arange(min(last + 1, len(dataset.episode_ends))))
     behaviour = f"replay of {saved.algo} at step {int(checkpoint.name.split('_')[1])}"
-    return replace(dataset, source=str(args.output), env_id=args.env, metadata={"behaviour": behaviour})
+    metadata = {"behaviour": behaviour, **_of_environment(saved, args.env)}
+    return replace(dataset, source=str(args.output), env_id=args.env, metadata=metadata)

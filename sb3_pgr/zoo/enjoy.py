@@ -32,8 +32,11 @@ def main() -> None:
         resolve_algorithm(algo)
         import_gym_packages(values(argv, "--gym-packages"))
         resolve_env_id(env_id)
-        if not find_runs(folder, env_id, algo):
+        runs = find_runs(folder, env_id, algo)
+        if not runs:
             raise UsageError(f"There is no run of {algo} on {env_id} in {folder}.")
+        if "--exp-id" not in argv and not any(runs[0].glob("*.zip")):
+            raise UsageError(f"{runs[0]} did not end with a model; `sb3-pgr record-video` takes its checkpoints.")
         if not _can_show(env_id) and "--no-render" not in argv:
             argv.append("--no-render")
             print("Nothing is shown here; `sb3-pgr record-video` films the agent.")

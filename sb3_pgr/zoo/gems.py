@@ -1,7 +1,7 @@
 """``gems``: build the models of a GeMS world; record datasets of latent actions and beliefs in it."""
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import set_random_seed
 from tqdm import tqdm
 
 from sb3_pgr.envs import resolve_env_id
+from sb3_pgr.envs.gems import GemsConfig
 from sb3_pgr.envs.gems.build import PRESETS, build_models
 from sb3_pgr.envs.gems.datasets import Act, record, through_decoder
 from sb3_pgr.envs.gems.model_files import models_folder
@@ -20,7 +21,7 @@ from sb3_pgr.envs.gems.users import Users, make_users
 from sb3_pgr.envs.gems.world import make_engine
 from sb3_pgr.envs.registration import GEMS
 from sb3_pgr.offline.checks import dataset_from_arrays
-from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register
@@ -115,20 +116,21 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
     if args.through_decoder and not {"random-slates", "logging"} & set(args.behaviour):
         raise UsageError("--through-decoder is for random-slates and logging; other behaviours show what is decoded anyway.")
     require_writable(args.output.parent)
-    set_random_seed(args.seed)
-    known = None if args.run is None else run_env_kwargs(args.run, args.env_id).get("fingerprints")
-    users = make_users(items, world, "latent", "belief", args.models, fingerprints=known)
+    own = {} if args.run is None else run_env_kwargs(args.run, args.env_id)
+    changes = {name: value for name, value in own.items() if name in {field.name for field in fields(GemsConfig)}}
+    users = make_users(items, world, "latent", "belief", args.models, fingerprints=own.get("fingerprints"), **changes)
     columns: list[dict[str, np.ndarray]] = []
     shares = {name: len(part) for name, part in zip(args.behaviour, np.array_split(range(args.users), len(args.behaviour)))}
     with tqdm(total=args.users, unit=" users", disable=None) as bar:
         done = 0
         for name, share in shares.items():
             act, show = _behaviour(name, users, args)
+            set_random_seed(args.seed + done)  # loading an agent sets that of its run
             first = FIRST_USER + args.seed * OF_A_SEED + done
             columns.append(record(users, act, show, first, share, bar.update))
             done += share
     arrays = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
-    dataset = _dataset(arrays, users, args, shares)
+    dataset = _dataset(arrays, users, args, shares, changes)
     save_npz(dataset, args.output)
     returns = dataset.episode_returns
     print(f"{len(dataset):,} transitions of {len(returns):,} users, mean return {returns.mean():.1f}: {args.output}")
@@ -168,7 +170,9 @@ def _earned(act: Act, users: Users) -> float:
     return float(record(users, act, None, FIRST_USER, JUDGED_USERS)["rewards"].sum() / JUDGED_USERS)
 
 
-def _dataset(arrays: dict[str, np.ndarray], users: Users, args: argparse.Namespace, shares: dict[str, int]) -> OfflineDataset:
+def _dataset(
+    arrays: dict[str, np.ndarray], users: Users, args: argparse.Namespace, shares: dict[str, int], changes: dict[str, Any]
+) -> OfflineDataset:
     model = users.actions.model  # type: ignore[attr-defined]
     engine = users.engine
     references = {
@@ -183,6 +187,7 @@ def _dataset(arrays: dict[str, np.ndarray], users: Users, args: argparse.Namespa
         "world": asdict(engine.config),
         "latent_bounds": [model.low.tolist(), model.high.tolist()],
         "models": users.fingerprints,
+        **({ENV_KWARGS: changes} if changes else {}),
         "reference": {"name": "random slates and budget oracle", **{key: float(value) for key, value in references.items()}},
     }
     space = users.observations.space

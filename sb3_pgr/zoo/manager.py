@@ -29,7 +29,7 @@ from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
-from sb3_pgr.offline.dataset import OfflineDataset
+from sb3_pgr.offline.dataset import ENV_KWARGS, OfflineDataset
 from sb3_pgr.rewards import ClassifierReward
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.gems_models import with_fingerprints
@@ -115,13 +115,20 @@ class Manager(ExperimentManager):
                 )
         if self.extras.demonstrations is not None:
             hyperparams["demonstrations"] = saved["demonstrations"] = self.extras.demonstrations
-        given = {**(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
+        given = {**self._recorded_with(), **(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
         env_kwargs = with_fingerprints(self.env_name.gym_id, given, self.extras.loaded, self.extras.resume)
-        if "fingerprints" in env_kwargs:
+        if "fingerprints" in env_kwargs or self._recorded_with():
             hyperparams["env_kwargs"] = saved["env_kwargs"] = env_kwargs
             self.args.env_kwargs = self.args.env_kwargs and env_kwargs  # where given, `enjoy` reads these
         check_hyperparams(ALGOS[self.algo], hyperparams, (self.custom_hyperparams or {}).keys(), self.config)
         return hyperparams, copy.deepcopy(saved)
+
+    def _recorded_with(self) -> dict[str, Any]:
+        """Arguments of the environment that the dataset is from, if it is this one."""
+        dataset = self.extras.loaded
+        if dataset is None or dataset.env_id != self.env_name.gym_id:
+            return {}
+        return dict(dataset.metadata.get(ENV_KWARGS) or {})
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         # RL Zoo evaluates these as python, so a dotted name there means nothing to it.

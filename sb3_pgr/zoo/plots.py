@@ -86,11 +86,15 @@ def _read_column(run: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     return (known[:, 0], known[:, 1]) if len(known) else None
 
 
+def together(curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps ``(n,)`` that all curves span, and returns at them ``(len(curves), n)``, between evaluations linear."""
+    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    steps = max((steps[(steps >= first) & (steps <= last)] for steps, _ in curves), key=len)
+    return steps, np.array([np.interp(steps, *curve) for curve in curves])
+
+
 def _draw(axis: plt.Axes, algo: str, curves: list[tuple[np.ndarray, np.ndarray]], marker: str) -> None:
-    # Runs may differ in length: compare them where all have been.
-    length = min(len(steps) for steps, _ in curves)
-    steps = curves[0][0][:length]
-    returns = np.array([np.interp(steps, *curve) for curve in curves])
+    steps, returns = together(curves)
     label = f"{algo.upper()} ({len(curves)} run{'s' if len(curves) > 1 else ''})"
     (line,) = axis.plot(steps, returns.mean(0), marker=marker, markersize=3, label=label)
     if len(curves) > 1:

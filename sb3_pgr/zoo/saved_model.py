@@ -10,7 +10,7 @@ import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
 from sb3_pgr.common.state import load_vec_normalize
 from sb3_pgr.envs import sb3_vec_env
@@ -60,8 +60,10 @@ class SavedModel:
         hyperparams, stats_path = get_saved_hyperparams(str(folder), test_mode=True)
         hyperparams.pop("env_kwargs", None)
         in_checkpoint = self.path.with_name("vecnormalize.pt")
+        n_stack = 0
         if in_checkpoint.is_file():
             hyperparams["normalize"] = False
+            n_stack = hyperparams.pop("frame_stack", 0)  # what is normalised is not stacked yet
         own_kwargs = run_env_kwargs(self.run, env_id)
         env_kwargs = {name: value for name, value in {**own_kwargs, **env_kwargs}.items() if name not in TRAINING_ONLY}
         together = None if "env_wrapper" in hyperparams else sb3_vec_env(env_id, env_kwargs)
@@ -80,7 +82,9 @@ class SavedModel:
             raise
         except ValueError as error:
             raise UsageError(f"{error}. A model in {self.run / CHECKPOINTS} has its own statistics.") from None
-        return load_vec_normalize(env, in_checkpoint) if in_checkpoint.is_file() else env
+        if in_checkpoint.is_file():
+            env = load_vec_normalize(env, in_checkpoint, **(hyperparams.get("normalize_kwargs") or {}))
+        return VecFrameStack(env, n_stack) if n_stack else env
 
 
 def run_env_kwargs(run: Path, env_id: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
             scores["behaviour"] = _summary(dataset.played_returns, references)
     if env is not None:
         if model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(model.get_vec_normalize_env(), env)  # type: ignore[arg-type]
+            sync_envs_normalization(model.env, env)  # type: ignore[arg-type]  # both with all of their wrappers
         final = evaluate_episodes(model, env, episodes)
         env.close()
         scores["last"] = _summary(final.returns, references) | {"first_seed": HELD_OUT_SEED}
