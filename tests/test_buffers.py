@@ -427,3 +427,26 @@ def test_moves_between_devices():
     buffer.device = "cuda"
     assert buffer.sample_block(2, 3).observations.device.type == "cuda"
     assert pickle.loads(pickle.dumps(buffer)).observations.device.type == "cuda"
+
+
+def test_types_of_buffers_from_shapes():
+    buffer = TensorReplayBuffer.from_shapes(10, (3,), 2, obs_dtype=np.float16, action_dtype=np.int32)
+    assert (buffer.observations.dtype, buffer.actions.dtype) == (th.float16, th.int32)
+
+
+def test_cut_episodes_end_whatever_ends_by_time_mean():
+    buffer = TensorReplayBuffer.from_shapes(10, (1,), 1, device="cpu", n_steps=3, handle_timeout_termination=False)
+    for step in range(4):
+        if step == 2:
+            buffer.truncate_episodes()
+        buffer.add(np.full((1, 1), step), np.full((1, 1), step + 1), np.zeros((1, 1)), np.ones(1), np.zeros(1), [{}])
+    assert buffer.rows(th.tensor([0, 1])).next_observations.flatten().tolist() == [2, 2]
+
+
+def test_frames_of_another_stack_are_refused():
+    def buffer(frame_stack):
+        space = spaces.Box(0, 255, (frame_stack, 8, 8), np.uint8)
+        return TensorReplayBuffer(20, space, spaces.Discrete(2), optimize_memory_usage=True, frame_stack=frame_stack)
+
+    with pytest.raises(ValueError, match="stacked to"):
+        buffer(1).load_state_dict(buffer(4).state_dict())

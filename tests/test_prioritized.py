@@ -112,6 +112,18 @@ def test_new_rows_get_the_largest_priority():
     np.testing.assert_allclose(buffer.priorities().flatten(), 5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("n", [100, 100_000])
+def test_the_last_of_several_values_stays_however_many_there_are(n):
+    generator, tree = th.Generator().manual_seed(0), SumTree(5_000)
+    index, value = th.randint(5_000, (n,), generator=generator), th.rand(n, generator=generator)
+    expected = np.zeros(5_000, np.float32)
+    for i, v in zip(index.tolist(), value.tolist()):
+        expected[i] = v
+    tree.update(index, value)
+    np.testing.assert_array_equal(tree.leaves.numpy(), expected)
+    assert float(tree.total()) == pytest.approx(expected.sum(dtype=np.float64), rel=1e-5)
+
+
 def test_forgetting():
     buffer = new_buffer(10)
     fill(buffer, 10)

@@ -26,7 +26,14 @@ from sb3_pgr import (
     TensorReplayBuffer,
 )
 from sb3_pgr.common.callbacks import ResumableCheckpoint
-from sb3_pgr.common.checkpoint import CheckpointError, _verify, latest_checkpoint, load_checkpoint, save_checkpoint
+from sb3_pgr.common.checkpoint import (
+    CheckpointError,
+    _verify,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+)
 
 STEPS, SAVE_FREQ = 600, 40
 REPLAY = dict(
@@ -299,6 +306,57 @@ def test_other_networks_are_refused(checkpoint):
     model = REDQ("MlpPolicy", "Pendulum-v1", n_critics=3, buffer_size=500, policy_kwargs=SMALL)
     with pytest.raises(CheckpointError, match="does not fit this model"):
         load_checkpoint(model, checkpoint)
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_a_checkpoint_is_never_lost_to_one_of_the_same_step(checkpoint, monkeypatch, moment):
+    folder = checkpoint.parent
+    model = build()
+    model.num_timesteps = int(checkpoint.name.split("_")[1])
+    replace, done = os.replace, []
+
+    class Killed(BaseException):
+        pass
+
+    def die(source, target):
+        if len(done) == {"before": 0, "between": 1, "after": 2}[moment]:
+            raise Killed
+        done.append(target)
+        replace(source, target)
+
+    def remove(path, **kwargs):
+        if moment == "after" and "replaced" in str(path):
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        if moment == "after":
+            patch.setattr(shutil, "rmtree", remove)
+        with pytest.raises(Killed):
+            save_checkpoint(model, folder)
+    remove_unfinished(folder)
+    assert [path.name for path in folder.iterdir()] == [checkpoint.name]
+    _verify(folder / checkpoint.name)
+
+
+def test_buffers_of_another_class_are_refused(tmp_path):
+    def model(buffer_class):
+        return SAC("MlpPolicy", "Pendulum-v1", replay_buffer_class=buffer_class, buffer_size=50, device="cpu")
+
+    path = save_checkpoint(model(PrioritizedReplayBuffer), tmp_path)
+    for other in (TensorReplayBuffer, None):
+        with pytest.raises(CheckpointError, match="holds a PrioritizedReplayBuffer"):
+            load_checkpoint(model(other), path)
+
+
+def test_interruption_is_given_back_even_after_failed_training(tmp_path):
+    before, callbacks = signal.getsignal(signal.SIGINT), []
+    for number in range(2):  # the second finds the first one's handler
+        callbacks.append(ResumableCheckpoint(tmp_path / str(number), save_freq=10))
+        callbacks[-1].init_callback(build())
+        callbacks[-1].on_training_start({}, {})
+    callbacks[1].release()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_failed_write_keeps_the_last_checkpoint(tmp_path, checkpoint, monkeypatch):

@@ -204,3 +204,15 @@ def test_is_a_sac():
     assert isinstance(model, SAC)
     q_values = model.critic(th.zeros(1, 3), th.zeros(1, 1))
     assert len(q_values) == 4 and q_values[0].shape == (1, 1)
+
+
+def test_n_step_returns_follow_the_models_discount_and_its_episodes():
+    n_steps = dict(n_steps=3)
+    model = REDQ("MlpPolicy", "Pendulum-v1", gamma=0.8, replay_buffer_kwargs=n_steps, learning_starts=1_000, device="cpu")
+    model.learn(10)
+    model.learn(10)  # the environment was reset, ten steps into its episode
+    rows = model.replay_buffer.rows(th.tensor([0, 9]))
+    assert rows.discounts.flatten().tolist() == pytest.approx([0.8**3, 0.8])
+    assert model.replay_buffer.timeouts[9] == 1
+    with pytest.raises(ValueError, match=r"gamma=0\.8"):
+        REDQ("MlpPolicy", "Pendulum-v1", gamma=0.8, replay_buffer_kwargs=n_steps | dict(gamma=0.9), device="cpu")

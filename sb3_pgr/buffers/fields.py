@@ -1,5 +1,6 @@
 """From spaces or bare shapes to the fields of a record."""
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any, Self
@@ -131,4 +132,8 @@ class FromShapes:
         :param kwargs: further arguments of the constructor
         """
         action_space = space_from_shape(action_shape, action_dtype)
+        known = inspect.signature(cls).parameters
+        for name, dtype in (("obs_dtype", obs_dtype), ("action_dtype", action_dtype)):
+            if name in known and dtype is not np.float32:
+                kwargs.setdefault(name, dtype)
         return cls(buffer_size, space_from_shape(obs_shape, obs_dtype), action_space, **kwargs)  # type: ignore[call-arg]

@@ -168,7 +168,18 @@ class FrameRing:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put back what ``state`` returned."""
+        """
+        Put back what ``state`` returned.
+
+        :raises ValueError: if it is of other frames
+        """
+        frames, last = state["frames"], state["last"]
+        same = frames.shape[1:] == self._frames.shape[1:] and tuple(last.shape) == self._last.shape
+        if not same or frames.dtype != self._frames.dtype:
+            raise ValueError(
+                f"its frames are {frames.dtype} {tuple(frames.shape[1:])}, stacked to {tuple(last.shape)}; "
+                f"here they are {self._frames.dtype} {tuple(self._frames.shape[1:])}, stacked to {self._last.shape}"
+            )
         self._allocate(state["capacity"])
         self._frames[: len(state["frames"])] = state["frames"].to(self.device)
         self.heads, self._last = state["heads"].numpy().copy(), state["last"].numpy().copy()

@@ -125,7 +125,7 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
             rows.rewards,
             rows.discounts,
             weights.to(self.device),
-            index,
+            index.to(self.device),
         )
 
     def update_priorities(self, indices: th.Tensor, priorities: th.Tensor) -> None:

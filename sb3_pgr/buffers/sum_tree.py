@@ -8,6 +8,7 @@ WIDTH = 2**_SHIFT
 _TOP = 2**14  # searched as a whole
 # Uniform numbers are scaled by this, so that rounding never lifts a target to the total itself.
 _BELOW_ONE = 1 - 2.0**-20
+_IN_TURN = 32_768  # so many values are copied one after the other; more by several threads, in any order
 
 
 class SumTree:
@@ -43,7 +44,12 @@ class SumTree:
         return self._levels[-1].sum(dtype=self._wide)
 
     def update(self, index: th.Tensor, value: th.Tensor) -> None:
-        """Set leaves ``index`` ``(n,)`` to ``value`` ``(n,)``, not negative; of an index given twice either value stays."""
+        """Set leaves ``index`` ``(n,)`` to ``value`` ``(n,)``, not negative; of an index given twice the last value stays."""
+        if self.device.type != "cpu" or len(index) > _IN_TURN:
+            order = index.argsort(stable=True)
+            index = index[order]
+            last = th.searchsorted(index, index, right=True) - 1
+            value = value[order[last]]  # the same for all of an index, so that it does not matter who writes last
         self._levels[0].index_copy_(0, index, value.float())
         node = index
         for children, parents in zip(self._levels[:-1], self._levels[1:], strict=True):

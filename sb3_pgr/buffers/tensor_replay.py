@@ -300,9 +300,10 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
 
     def truncate_episodes(self) -> None:
         """Mark the newest row as cut off by a time limit: the episodes that run now will not be continued."""
-        if self.size() > 0 and self.handle_timeout_termination:
+        if self.size() > 0:
             newest = self.pos - 1
-            self.timeouts[newest] = 1 - self.dones[newest] * (1 - self.timeouts[newest])
+            if self.handle_timeout_termination:
+                self.timeouts[newest] = 1 - self.dones[newest] * (1 - self.timeouts[newest])
             self.dones[newest] = 1
 
     def reset(self) -> None:

@@ -86,7 +86,12 @@ class ResumableCheckpoint(BaseCallback):
             raise CheckpointError(f"Training with checkpoints is not possible: {reason}.")
         self._interrupted = False
         if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGINT, self._hold)
+            previous = signal.signal(signal.SIGINT, self._hold)
+            owner = getattr(previous, "__self__", None)
+            while isinstance(owner, ResumableCheckpoint):  # whose training failed, so that it was never released
+                previous = owner._previous_handler
+                owner = getattr(previous, "__self__", None)
+            self._previous_handler = previous
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
         if self._interrupted:

@@ -42,6 +42,7 @@ from sb3_pgr.common.state import (
 
 FORMAT = "sb3_pgr.checkpoint"
 VERSION = 1
+_REPLACED = ".writing-replaced-"
 _MANIFEST = "manifest.json"
 
 
@@ -61,17 +62,20 @@ def save_checkpoint(model: BaseAlgorithm, folder: str | Path, keep: int = 3) -> 
     """
     folder = Path(folder)
     final = folder / f"step_{model.num_timesteps:012d}"
-    temporary = folder / f".writing-{final.name}-{os.getpid()}"
+    temporary, replaced = (folder / f"{kind}{final.name}-{os.getpid()}" for kind in (".writing-", _REPLACED))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write(model, temporary)
-        _remove(final)
+        if final.exists():
+            os.replace(final, replaced)
         os.replace(temporary, final)
+        shutil.rmtree(replaced, ignore_errors=True)
     # zip and torch report a full disk as errors of their own
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        remove_unfinished(folder)
         last = latest_checkpoint(folder)
         kept = f"The last good checkpoint is {last}." if last else "There is no earlier checkpoint."
         raise CheckpointError(f"Could not write checkpoint {final}: {error}. {kept}") from error
@@ -89,7 +93,11 @@ def _remove(checkpoint: Path) -> None:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove what killed processes left half-written."""
+    """Remove what killed processes left half-written, and put back what they could not replace any more."""
+    for path in Path(folder).glob(f"{_REPLACED}*"):
+        final = path.with_name(path.name.removeprefix(_REPLACED).rpartition("-")[0])
+        if not final.exists():
+            os.replace(path, final)
     for path in Path(folder).glob(".writing-*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -50,7 +50,7 @@ def get_arrays(buffer: BaseBuffer) -> dict[str, Any]:
     attributes.
     """
     size = buffer.size()
-    state: dict[str, Any] = {"buffer_size": buffer.buffer_size, "n_envs": buffer.n_envs}
+    state: dict[str, Any] = {"buffer": type(buffer).__name__, "buffer_size": buffer.buffer_size, "n_envs": buffer.n_envs}
     if hasattr(buffer, "state_dict"):
         return state | {"state_dict": buffer.state_dict()}
     for name, value in vars(buffer).items():
@@ -67,8 +67,12 @@ def set_arrays(buffer: BaseBuffer, state: dict[str, Any]) -> None:
     """
     Put back what ``get_arrays`` returned.
 
-    :raises ValueError: if the buffer is of another size
+    :raises ValueError: if the buffer is of another class or size
     """
+    state = dict(state)
+    kind = state.pop("buffer", type(buffer).__name__)  # older ones do not say
+    if kind != type(buffer).__name__:
+        raise ValueError(f"it holds a {kind}, where this model has a {type(buffer).__name__}")
     if state["buffer_size"] != buffer.buffer_size or state["n_envs"] != buffer.n_envs:
         raise ValueError(
             f"its buffer holds {state['buffer_size']} x {state['n_envs']} transitions, "

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -18,6 +19,7 @@ from sb3_pgr.common.distributions import squashed_gaussian_sample
 from sb3_pgr.common.engine import Block, UpdateEngine, set_capturable
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import optimizer_step, set_learning_rate
+from sb3_pgr.common.state import truncate_episodes
 from sb3_pgr.redq.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQPolicy, SimbaPolicy
 
 TARGET_MODES = ("min", "mean")
@@ -151,7 +153,14 @@ class REDQ(SAC):
     def _setup_model(self) -> None:
         if self.replay_buffer_class is None:
             self.replay_buffer_class = TensorReplayBuffer
+        given = self.replay_buffer_kwargs
+        if given.get("n_steps", 1) > 1:
+            self.replay_buffer_kwargs = {"gamma": self.gamma} | given
         super()._setup_model()
+        self.replay_buffer_kwargs = given
+        for buffer in (self.replay_buffer, *getattr(self.replay_buffer, "sources", {}).values()):
+            if getattr(buffer, "n_steps", 1) > 1 and buffer.gamma != self.gamma:
+                raise ValueError(f"n-step returns are discounted by {buffer.gamma}, the model has gamma={self.gamma}.")
         self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
         self._compute_actor_loss = self._engine.wrap(self._actor_loss)
@@ -269,6 +278,18 @@ class REDQ(SAC):
         self.logger.record("train/learning_rate", learning_rate)
         for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
             set_learning_rate(optimizer, learning_rate)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:  # the environments are reset
+            truncate_episodes(self.replay_buffer)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def learn(
         self: SelfREDQ,
