@@ -92,6 +92,11 @@ STEPS = (
     ),
     Step("python benchmarks/generator_quality.py"),
     Step("python benchmarks/offline_datasets.py"),
+    Step(
+        "python benchmarks/offline_quality.py --peer-python <python of an environment with d3rlpy>",
+        peer("d3rlpy", "d3rlpy==2.8.1"),
+        "python benchmarks/offline_quality.py --peer-python build/d3rlpy/bin/python",
+    ),
     Step("python benchmarks/learning.py"),
     Step("python benchmarks/cluster_failures.py"),
     Step("python benchmarks/scheduling_overhead.py"),
