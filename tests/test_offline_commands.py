@@ -1,7 +1,9 @@
 """From dataset to score, as a user types it."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from sb3_pgr import IQL
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import OFFLINE, register
-from sb3_pgr.zoo.saved_model import run_env_kwargs
+from sb3_pgr.zoo.saved_model import run_env_kwargs, saved_model
 from sb3_pgr.zoo.scores import report_scores
 
 ENV = "Pendulum-v1"
@@ -129,10 +131,15 @@ def test_collect_from_runs(folder):
     data = load_dataset(folder / "noisy.npz")
     assert len(data) >= 300 and data.metadata["behaviour"] == "ddpg after 410 steps" and data.metadata["noise"]["kind"] == "ou"
     assert data.metadata["env_kwargs"] == {"g": 9.0}
-    run("collect", *where, "--rows", 300, *noise, "--seed", 1, "-o", folder / "other.npz")
-    n = 4 * 200
-    same = np.isclose(load_dataset(folder / "other.npz").actions[:n] - data.actions[:n], 0, atol=1e-3)
-    assert same.mean() < 0.3  # noise and random actions are of --seed; clipped actions may agree
+    noises = []  # what is added to the policy's own actions: of --seed, whatever seed the run had
+    for seed in (0, 1):
+        alone = ["--rows", 200, "--noise", "gaussian", "--noise-std", 0.05, "--n-envs", 1, "--seed", seed]
+        output = run("collect", *where, *alone, "-o", folder / "noise.npz")
+        rows = load_dataset(folder / "noise.npz")
+        model = saved_model(Path(re.search(r"Behaviour: (.*)", output)[1]), "ddpg").load()
+        noises.append(rows.actions - model.predict(rows.observations, deterministic=True)[0])
+    inside = (abs(noises[0]) > 1e-4) & (abs(noises[1]) > 1e-4)  # not clipped away
+    assert inside.any() and not np.isclose(noises[0], noises[1], atol=1e-4)[inside].any()
     small = ["-n", 20, "--final-episodes", 1, "-params", "policy_kwargs:dict(net_arch=[8])"]
     run("train", "--algo", "bc", "--dataset", folder / "noisy.npz", "-f", folder / "g", "--eval-freq", -1, *small)
     assert run_env_kwargs(folder / "g/bc/Pendulum-v1_1", ENV) == {"g": 9.0}

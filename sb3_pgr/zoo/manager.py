@@ -115,9 +115,10 @@ class Manager(ExperimentManager):
                 )
         if self.extras.demonstrations is not None:
             hyperparams["demonstrations"] = saved["demonstrations"] = self.extras.demonstrations
-        given = {**self._recorded_with(), **(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
+        recorded = self._recorded_with()
+        given = {**recorded, **(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
         env_kwargs = with_fingerprints(self.env_name.gym_id, given, self.extras.loaded, self.extras.resume)
-        if "fingerprints" in env_kwargs or self._recorded_with():
+        if "fingerprints" in env_kwargs or recorded:
             hyperparams["env_kwargs"] = saved["env_kwargs"] = env_kwargs
             self.args.env_kwargs = self.args.env_kwargs and env_kwargs  # where given, `enjoy` reads these
         check_hyperparams(ALGOS[self.algo], hyperparams, (self.custom_hyperparams or {}).keys(), self.config)
