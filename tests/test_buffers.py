@@ -13,7 +13,8 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pgr.buffers import TensorReplayBuffer, sample_block
+from sb3_pgr.buffers import TensorReplayBuffer, frames, sample_block
+from sb3_pgr.buffers.frames import FrameRing
 from sb3_pgr.buffers.storage import RecordStorage
 
 OBS, ACT = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
@@ -312,7 +313,7 @@ def test_kinds_of_storage(storage, tmp_path):
 
 
 def test_disk_storage_names_a_missing_folder():
-    with pytest.raises(MemoryError, match="No such file"):
+    with pytest.raises(FileNotFoundError, match="storage_dir='/no/such/folder'"):
         TensorReplayBuffer(50, OBS, ACT, device="cpu", storage="disk", storage_dir="/no/such/folder")
 
 
@@ -392,6 +393,24 @@ def test_a_ring_of_frames_has_room_for_short_episodes(length, grows):
     assert (buffer.nbytes > reserved) == grows and buffer.size() == 1000
     newest = buffer.rows(th.tensor([(buffer.pos - 1) % 1000])).next_observations["image"][0]
     assert np.array_equal(newest, frames[-1, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("width", [3, 8])
+@pytest.mark.parametrize("on_host", [True, False])
+def test_a_growing_ring_of_frames(dtype, width, on_host, monkeypatch):
+    """Any type of image, of any width, and the way of a GPU, tried on the CPU."""
+    monkeypatch.setattr(frames, "lives_on_host", lambda device: on_host)
+    ring = FrameRing((2, width), np.dtype(dtype), 60, 2, th.device("cpu"), frame_stack=2)
+    rng, reserved = np.random.default_rng(0), ring.nbytes
+    steps = [rng.integers(0, 60_000 if dtype != np.uint8 else 256, (2, 2, 2, width)).astype(dtype) for _ in range(60)]
+    positions = []
+    for obs, next_obs in steps:
+        positions.append(th.from_numpy(ring.push(obs, next_obs, lambda: positions[0][:, 0].numpy() if positions else None)))
+    assert ring.nbytes > reserved
+    for (obs, next_obs), position in zip(steps, positions, strict=True):
+        for expected, found in zip((obs, next_obs), ring.gather_pair(position, th.arange(2)), strict=True):
+            assert found.dtype == th.from_numpy(obs).dtype and np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -57,13 +57,26 @@ def test_from_models_to_an_offline_score(world, monkeypatch):
     )
     assert "random slates and budget oracle" in output and "iql, last policy, 8 episodes" in output
 
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("SB3_PGR_MODELS", where["env"]["SB3_PGR_MODELS"])
+    recordings = []
+    for seed in (3, 3, 4):
+        again = ["random", "random-slates", "logging", "expert", "--run", run_folder, "--seed", seed, "-o", "again.npz"]
+        monkeypatch.setattr(sys, "argv", ["sb3-pgr", *map(str, [*recorded[1:], "--behaviour", *again])])
+        gems.main()
+        recordings.append(dict(np.load("again.npz")))
+    first, same, other = recordings
+    assert all(np.array_equal(first[name], same[name]) for name in ("observations", "actions", "slates", "clicks"))
+    assert not set(first["episode_ids"]) & set(other["episode_ids"])
+    for differ in np.split(first["slates"] != other["slates"], [300, 500, 700]):
+        assert differ.mean() > 0.5
+
     # Models that were built anew mean other slates: neither dataset nor agent works with them.
     shutil.copytree(root / "models/gems/focused_topdown", root / "rebuilt/gems/focused_topdown")
     file = root / "rebuilt/gems/focused_topdown/slate_vae.pt"
     saved = th.load(file, weights_only=True)
     saved["state"]["low"] -= 0.1
     th.save(saved, file)
-    monkeypatch.chdir(root)
     monkeypatch.setenv("SB3_PGR_MODELS", str(root / "rebuilt"))
     monkeypatch.setattr(Manager, "extras", Extras())
     monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", Manager)

@@ -12,6 +12,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
 from sb3_pgr.buffers import TensorReplayBuffer
+from sb3_pgr.common.checkpoint import load_checkpoint, save_checkpoint
 from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.offline import DatasetError, load_dataset
 
@@ -145,10 +146,13 @@ def test_what_the_operator_sees():
     assert log.summary() == {"intervention_rate": 0.0, "true_success_rate": 0.0}
 
 
-def test_interventions_are_logged():
+def test_interventions_are_logged(tmp_path):
     model = HybridSAC("MlpPolicy", Reach(teacher_from=15), setup_mode="single-arm-learned-gripper", **SMALL)
     model.learn(80, log_interval=1)
-    assert model._episode_log.summary() == {"intervention_rate": 0.25}
+    assert model.episode_log.summary() == {"intervention_rate": 0.25}
+    resumed = HybridSAC("MlpPolicy", Reach(teacher_from=15), setup_mode="single-arm-learned-gripper", **SMALL)
+    load_checkpoint(resumed, save_checkpoint(model, tmp_path))
+    assert resumed.episode_log.state() == model.episode_log.state() != []
 
 
 def test_a_dataset_in_place_of_demonstrations(tmp_path):

@@ -28,8 +28,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def train(folder, *arguments, algo="td3_bc", steps=40, **kwargs):
-    small = ["-params", "policy_kwargs:dict(net_arch=[8])"]
+def train(folder, *arguments, algo="td3_bc", steps=40, params=(), **kwargs):
+    small = ["-params", "policy_kwargs:dict(net_arch=[8])", *params]
     flags = ["--algo", algo, "-n", steps, "-f", folder / "logs", "--seed", 1, "--num-threads", 1, "--final-episodes", 3]
     return run("train", *flags, *arguments, *small, **kwargs)
 
@@ -67,8 +67,9 @@ def test_train_evaluate_resume(folder):
     assert json.loads((root / "scores.json").read_text())["updates"] == 60
 
     train(folder, "--dataset", folder / "data.npz", algo="bc")
+    train(folder, "--dataset", folder / "data.npz", params=["best_fraction:0.5"], algo="bc")
     beside = train(folder, "--dataset", folder / "data.npz", "--eval-freq", -1, algo="iql")
-    assert "bc, run 1" in beside and "No run of bc" not in beside
+    assert "bc, run 1 " in beside and "bc, run 2, of the best 0.5 " in beside and "No run of bc" not in beside
 
 
 def test_without_any_environment(folder):

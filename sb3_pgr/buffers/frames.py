@@ -139,11 +139,7 @@ class FrameRing:
         count = count or self.frame_stack
         row = (position[:, None] + th.arange(1 - count, 1, device=self.device)) % self._capacity
         index = (row * self.n_envs + env[:, None]).flatten()
-        frames = self._frames.view(-1, *self.frame_shape).flatten(1)
-        if (frames.shape[1] * frames.element_size()) % 8 == 0:  # wide elements are copied faster
-            picked = frames.view(th.int64).index_select(0, index).view(frames.dtype)
-        else:
-            picked = frames.index_select(0, index)
+        picked = _lanes(self._frames).index_select(0, index).view(self._frames.dtype)
         axis = self.stack_axis + 1
         return picked.view(len(position), count, *self.frame_shape).movedim(1, axis).flatten(axis, axis + 1)
 
@@ -214,8 +210,9 @@ class FrameRing:
         if self._host is not None:
             self._host[row, env] = frames
         else:
-            index = tuple(th.as_tensor(part, device=self.device) for part in np.broadcast_arrays(row, env))
-            self._frames[index] = th.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+            index = th.from_numpy((row * self.n_envs + env).flatten()).to(self.device)
+            new = th.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+            _lanes(self._frames)[index] = _lanes(new.reshape(-1, 1, *self.frame_shape))
 
     def _reserve(self, lowest: np.ndarray, heads: np.ndarray) -> None:
         """Make room for the positions from ``lowest`` to ``heads`` of each environment."""
@@ -227,7 +224,18 @@ class FrameRing:
         for env in range(self.n_envs):
             head = int(old_heads[env])
             position = th.arange(min(max(int(lowest[env]), head - capacity, 0), head), head, device=self.device)
-            self._frames[position % self._capacity, env] = old[position % capacity, env]
+            source, target = (position % size * self.n_envs + env for size in (capacity, self._capacity))
+            _lanes(self._frames)[target] = _lanes(old)[source]
+
+
+def _lanes(frames: th.Tensor) -> th.Tensor:
+    """
+    Frames ``(rows, n_envs, *shape)`` as ``(rows * n_envs, lanes)``: a view of integers as wide as can be, which are copied
+    faster, and which torch can index (it cannot index uint16, uint32 and uint64).
+    """
+    flat = frames.flatten(0, 1).flatten(1)
+    size = flat.element_size()
+    return flat.view(th.int64 if flat.shape[1] * size % 8 == 0 else {1: th.uint8, 2: th.int16, 4: th.int32}[size])
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ class RecordStorage:
         ``"disk"`` (memory-mapped temporary file)
     :param folder: where the file of ``"disk"`` goes; the system's temporary folder by default
     :raises ValueError: if the kind does not exist or needs a GPU that there is not
+    :raises FileNotFoundError: if there is no such folder
     :raises MemoryError: if that much memory cannot be had
     """
 
@@ -49,6 +50,8 @@ class RecordStorage:
             raise ValueError(f"storage={kind!r} is not known; choose one of {', '.join(KINDS)}.")
         if kind == "pinned" and not th.cuda.is_available():
             raise ValueError("storage='pinned' speeds up the way to a GPU, but there is none.")
+        if kind == "disk" and folder is not None and not Path(folder).is_dir():
+            raise FileNotFoundError(f"storage_dir={str(folder)!r} is no folder on this machine.")
         self.arguments: dict[str, Any] = dict(fields=dict(fields), rows=rows, n_envs=n_envs, kind=kind, folder=folder)
         self.fields = dict(fields)
         self.rows, self.n_envs = rows, n_envs

@@ -148,6 +148,8 @@ def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> Restart:
         setattr(model, name, state["counters"][name])
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(state["successes"], maxlen=model._stats_window_size)
+    if hasattr(model, "episode_log"):  # of models that watch more than returns and successes
+        model.episode_log.restore(state.get("episode_log", []))
     return Restart(state["rng"], vec_normalize)
 
 
@@ -202,6 +204,8 @@ def _write(model: BaseAlgorithm, folder: Path) -> None:
         "successes": [float(success) for success in model.ep_success_buffer or []],
         "rng": rng_state(),
     }
+    if hasattr(model, "episode_log"):
+        state["episode_log"] = model.episode_log.state()
     (folder / "state.json").write_text(json.dumps(state))
     files = sorted(path for path in folder.iterdir() if path.is_file())
     manifest = {"format": FORMAT, "version": VERSION, "files": {path.name: _fingerprint(path) for path in files}}

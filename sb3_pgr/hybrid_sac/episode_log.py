@@ -45,7 +45,9 @@ class EpisodeLog:
         self._taken += [info.get("intervene_action") is not None for info in infos]
         for i in map(int, np.flatnonzero(dones)):
             success = bool(infos[i].get("is_success", False))
-            self._episodes.append(_Episode(int(self._steps[i]), int(self._taken[i]), success, infos[i].get("true_success")))
+            true = infos[i].get("true_success")
+            true = None if true is None else bool(true)
+            self._episodes.append(_Episode(int(self._steps[i]), int(self._taken[i]), success, true))
         returns = self._returns[dones]
         for counter in (self._steps, self._taken, self._returns):
             counter[dones] = 0
@@ -63,3 +65,12 @@ class EpisodeLog:
         found = {"intervention_rate": sum(e.taken for e in self._episodes) / sum(e.steps for e in self._episodes)}
         found |= {"cycle_steps": float(np.mean(cycles))} if cycles else {}
         return found | ({"true_success_rate": float(np.mean(true))} if true else {})
+
+    def state(self) -> list[tuple[int, int, bool, bool | None]]:
+        """The finished episodes, as plain values."""
+        return [tuple(episode) for episode in self._episodes]
+
+    def restore(self, state: Sequence[Sequence[Any]]) -> None:
+        """Put back what ``state`` returned."""
+        self._episodes.clear()
+        self._episodes.extend(_Episode(*episode) for episode in state)

@@ -231,7 +231,7 @@ class HybridSAC(SAC):
             raise ValueError(f"online_class={type(self.replay_buffer.online).__name__} must be a GraspReplayBuffer.")
         self._continuous, self._grippers = list(self.policy.continuous_indices), list(self.policy.gripper_indices)
         self._image_keys = _image_keys(self.observation_space) if self.augmentation else []
-        self._episode_log = EpisodeLog(self.n_envs, self._stats_window_size, self.gamma)
+        self.episode_log = EpisodeLog(self.n_envs, self._stats_window_size, self.gamma)
         self._offline = False
         self._engine = UpdateEngine(self.device, self.compile, self.precision)
         self._compute_losses = self._engine.wrap(self._losses)
@@ -451,12 +451,12 @@ class HybridSAC(SAC):
     ) -> None:
         check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
         self._observe(new_obs)
-        self._check_returns(self._episode_log.step(reward, dones, infos))
+        self._check_returns(self.episode_log.step(reward, dones, infos))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def begin_episodes(self) -> None:
         """Forget the beginnings of the running episodes: all environments were reset."""
-        self._episode_log.begin()
+        self.episode_log.begin()
 
     def _setup_learn(
         self,
@@ -471,7 +471,7 @@ class HybridSAC(SAC):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def dump_logs(self) -> None:
-        for name, value in self._episode_log.summary().items():
+        for name, value in self.episode_log.summary().items():
             self.logger.record(f"rollout/{name}", value)
         super().dump_logs()
 
@@ -498,7 +498,7 @@ class HybridSAC(SAC):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["dataset", "_episode_log", "_engine", "_compute_losses", "_critic_parameters", "_target_parameters"]
+        own = ["dataset", "episode_log", "_engine", "_compute_losses", "_critic_parameters", "_target_parameters"]
         return super()._excluded_save_params() + own
 
 

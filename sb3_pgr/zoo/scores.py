@@ -37,6 +37,8 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
     """
     dataset: OfflineDataset | None = getattr(model, "dataset", None)
     scores: dict[str, Any] = {"algo": algo, "seed": model.seed, "timesteps": model.num_timesteps, "updates": model._n_updates}
+    if getattr(model, "best_fraction", 1) != 1:
+        scores["best_fraction"] = model.best_fraction
     references = None
     if dataset is not None:
         references = reference_scores((None if env is None else _env_id(env)) or dataset.env_id, dataset.metadata)
@@ -101,12 +103,12 @@ def _write_csv(path: Path, returns: np.ndarray, lengths: np.ndarray) -> None:
 
 
 def _cloning_beside(run: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """Scores of behaviour cloning on the same dataset."""
+    """Scores of behaviour cloning on the same dataset, of all its episodes or of the best."""
     found = []
     for path in sorted((run.parent.parent / "bc").glob(f"*/{SCORES}")):
         scores = json.loads(path.read_text())
         if scores["dataset"]["fingerprint"] == fingerprint and "last" in scores:
-            found.append(scores["last"])
+            found.append(scores["last"] | {"best_fraction": scores.get("best_fraction", 1)})
     return found
 
 
@@ -142,7 +144,7 @@ def _print(scores: dict[str, Any], cloning: list[dict[str, Any]]) -> None:
     reference = scores.get("reference")
     print(f"\n{'':34}{'return':>18}{'normalised' if reference else '':>12}")
     rows = [("behaviour (mean of the dataset)", scores["behaviour"])] if "behaviour" in scores else []
-    rows += [(f"bc, run {number}", row) for number, row in enumerate(cloning, 1) if scores["algo"] != "bc"]
+    rows += [(_cloning_label(number, row), row) for number, row in enumerate(cloning, 1) if scores["algo"] != "bc"]
     rows += [
         (label.format(**scores.get(name, {})), scores[name])
         for name, label in (
@@ -163,3 +165,8 @@ def _print(scores: dict[str, Any], cloning: list[dict[str, Any]]) -> None:
         print("No run of bc on this dataset lies beside it: sb3-pgr train --algo bc --dataset ... gives what to compare with.")
     estimates = ", ".join(f"{name} {value:.4g}" for name, value in scores["off_policy"].items() if name != "rows")
     print(f"From {scores['off_policy']['rows']:,} rows of the dataset alone, in the learner's rewards: {estimates}")
+
+
+def _cloning_label(number: int, row: dict[str, Any]) -> str:
+    best = row["best_fraction"]
+    return f"bc, run {number}" if best == 1 else f"bc, run {number}, of the best {best:.3g}"
