@@ -105,6 +105,19 @@ def test_videos_show_the_end_and_keep_proportions(size, shown, tmp_path):
     assert isinstance(env.envs[0], Wide)
 
 
+def test_recurrent_policies_remember_while_they_are_filmed(tmp_path):
+    seen = []
+
+    class Remembering:
+        @staticmethod
+        def predict(obs, state, episode_start, deterministic):
+            seen.append((state, bool(episode_start[0])))
+            return np.zeros((1, 1), np.float32), len(seen)
+
+    record_episodes(Remembering(), DummyVecEnv([Wide]), tmp_path / "video.mp4", episodes=2)
+    assert seen == [(None, True), (1, False), (2, False), (3, True), (4, False), (5, False)]
+
+
 def test_enjoy_and_plots(trained):
     flags = ["--algo", "redq", "--env", "dmc/cartpole-swingup-v0", "-f", trained]
     assert "Mean reward" in run("enjoy", *flags, "-n", 110)

@@ -71,6 +71,12 @@ def test_from_models_to_an_offline_score(world, monkeypatch):
     for differ in np.split(first["slates"] != other["slates"], [300, 500, 700]):
         assert differ.mean() > 0.5
 
+    monkeypatch.setattr(
+        sys, "argv", ["collect", "--env", LATENT, "--algo", "redq", "-f", "logs", "--episodes", "1", "-o", "one.npz"]
+    )
+    collect.main()
+    assert load_dataset("one.npz").metadata["models"] == load_dataset("mixed.npz").metadata["models"] != {}
+
     # Models that were built anew mean other slates: neither dataset nor agent works with them.
     shutil.copytree(root / "models/gems/focused_topdown", root / "rebuilt/gems/focused_topdown")
     file = root / "rebuilt/gems/focused_topdown/slate_vae.pt"
