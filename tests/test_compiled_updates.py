@@ -5,8 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch as th
+from reach import SMALL, Reach
 
-from sb3_pgr import BC, BCQ, CQL, IQL, REDQ, TD3BC, TransitionGenerator
+from sb3_pgr import BC, BCQ, CQL, IQL, REDQ, TD3BC, HybridSAC, TransitionGenerator
 from sb3_pgr.common.engine import UpdateEngine
 from sb3_pgr.common.optimizers import gradients_of, is_plain_adam, make_traceable, optimizer_step
 
@@ -44,15 +45,40 @@ def traced(monkeypatch):
 
 
 @pytest.mark.parametrize("algorithm", OFFLINE)
-def test_offline_updates(algorithm, traced):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_offline_updates(algorithm, precision, traced):
     kwargs = dict(policy_kwargs=dict(net_arch=[16]), learning_rate=schedule, batch_size=32, seed=0, device="cpu")
+    kwargs["precision"] = precision
     if algorithm is BCQ:
         kwargs["policy_kwargs"]["vae_arch"] = [16]
     if algorithm is CQL:
         kwargs |= dict(lagrange_threshold=1.0, bc_steps=12)
     models = [algorithm("MlpPolicy", dataset=data(), compile=compile, **kwargs).learn(40) for compile in (False, True)]
     assert traced
-    th.testing.assert_close(weights(models[0]), weights(models[1]), rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(weights(models[0]), weights(models[1]), rtol=1e-4, atol=1e-5 if precision == "fp32" else 1e-3)
+
+
+def test_values_are_not_rounded_in_bfloat16():
+    """Advantages are small differences of large values."""
+    for model, values in (
+        (IQL("MlpPolicy", dataset=data(), device="cpu"), lambda policy, obs: policy.value(obs)),
+        (IQL("MlpPolicy", dataset=data(), device="cpu"), lambda policy, obs: policy.critic.q_values(obs, th.ones(200, 2))),
+        (gripping(), lambda policy, obs: policy.critic.grasp_values(policy.critic.encode(obs))),
+    ):
+        obs = th.randn(200, 3)
+        with th.no_grad():
+            for name, parameter in model.policy.named_parameters():
+                if name.endswith("bias") and parameter.numel() in (1, 2, 3) and not name.startswith("actor"):
+                    parameter += 100
+            exact = values(model.policy, obs)
+            with th.autocast("cpu", th.bfloat16):
+                rounded = values(model.policy, obs)
+        assert exact.mean() > 90 and rounded.dtype == th.float32
+        assert (rounded - exact).abs().max() < 0.02  # neighbours in bfloat16 are 0.5 apart
+
+
+def gripping():
+    return HybridSAC("MlpPolicy", Reach(), setup_mode="single-arm-learned-gripper", **SMALL)
 
 
 @pytest.mark.parametrize("arguments", [dict(), dict(policy_kwargs=dict(layer_norm=True), policy_delay=2, target_mode="mean")])

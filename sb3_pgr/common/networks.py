@@ -8,6 +8,17 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 
+class FullPrecisionLinear(nn.Linear):
+    """
+    A linear layer that keeps the precision of its weights under autocast. For the last layer of value functions: of large
+    values bfloat16 would round away the small differences that decisions are made on.
+    """
+
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        with th.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
+
+
 class ResidualMLP(nn.Module):
     """
     Residual network of SimBa (Lee et al. 2025, section 4) without a head: linear embedding, pre-normalised residual

@@ -308,12 +308,12 @@ class HybridSAC(SAC):
             # Double DQN over joint commands; the penalty enters here and nowhere else.
             with th.no_grad():
                 best = self.critic.grasp_values(next_features).argmax(1, keepdim=True)
-                next_value = self.critic_target.grasp_values(target_features).float().gather(1, best).squeeze(1)
+                next_value = self.critic_target.grasp_values(target_features).gather(1, best).squeeze(1)
                 next_value = next_value.clamp(max=self.value_range[1])
                 penalties = batch["grasp_penalties"].squeeze(-1) if "grasp_penalties" in batch else 0.0
                 grasp_target = rewards + penalties + discounts * next_value
             chosen = to_classes(batch["actions"][:, self._grippers]).unsqueeze(1)
-            grasp_value = self.critic.grasp_values(features).float().gather(1, chosen).squeeze(1)
+            grasp_value = self.critic.grasp_values(features).gather(1, chosen).squeeze(1)
             grasp_loss = (grasp_value - grasp_target).pow(2).mean()
             losses["critic"] = critic_loss + grasp_loss
             metrics["grasp_critic_loss"] = grasp_loss.detach()

@@ -16,6 +16,7 @@ from torch import nn
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
 from sb3_pgr.common.ensembles import EnsembleLinear, EnsembleMLP, Members
+from sb3_pgr.common.networks import FullPrecisionLinear
 from sb3_pgr.hybrid_sac.encoders import HybridExtractor
 from sb3_pgr.hybrid_sac.grippers import to_values
 
@@ -89,7 +90,8 @@ class HybridCritic(EnsembleCritic):
         self.grasp: nn.Module | None = None
         if n_commands:
             features_dim = self.features_extractor.features_dim
-            self.grasp = nn.Sequential(_layers(features_dim, net_arch, activation_fn), nn.Linear(net_arch[-1], n_commands))
+            head = FullPrecisionLinear(net_arch[-1], n_commands)
+            self.grasp = nn.Sequential(_layers(features_dim, net_arch, activation_fn), head)
             self.grasp.apply(_xavier)
 
     def encode(self, obs: PyTorchObs) -> th.Tensor:
@@ -104,7 +106,7 @@ class HybridCritic(EnsembleCritic):
         return super().q_values(obs, actions[:, self.continuous_indices], members)
 
     def grasp_values(self, features: th.Tensor) -> th.Tensor:
-        """Of each joint gripper command, ``(batch, n_commands)``."""
+        """Of each joint gripper command, ``(batch, n_commands)``, in float32 or better."""
         assert self.grasp is not None
         return self.grasp(features)
 

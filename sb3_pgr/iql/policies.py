@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_pgr.common.networks import FullPrecisionLinear
 from sb3_pgr.offline.policies import GaussianActor, OfflinePolicy, orthogonal_, start_target
 
 
@@ -34,13 +35,14 @@ class ValueNetwork(BaseModel):
         activation_fn: type[nn.Module] = nn.ReLU,
     ):
         super().__init__(observation_space, action_space, features_extractor=features_extractor)
-        self.layers = nn.Sequential(*create_mlp(features_extractor.features_dim, 1, net_arch, activation_fn))
+        hidden = create_mlp(features_extractor.features_dim, -1, net_arch, activation_fn)
+        width = net_arch[-1] if net_arch else features_extractor.features_dim
+        self.layers = nn.Sequential(*hidden, FullPrecisionLinear(width, 1))
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """Values ``(batch,)``, in float32 or better."""
         assert self.features_extractor is not None
-        values = self.layers(self.extract_features(obs, self.features_extractor)).squeeze(-1)
-        return values.float() if values.dtype == th.bfloat16 else values
+        return self.layers(self.extract_features(obs, self.features_extractor)).squeeze(-1)
 
 
 class IQLPolicy(OfflinePolicy):
