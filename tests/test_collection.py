@@ -197,7 +197,8 @@ def test_reference_scores():
     assert own.normalize(15) == 50 and own.name == "ours"
     assert reference_scores("X-v0", {"ref_min_score": 0, "ref_max_score": 4}).normalize(1) == 25
     assert reference_scores("Unknown-v0") is None and reference_scores(None) is None
-    assert reference_scores("AdroitHandPen-v1").low == 96.262799
+    assert reference_scores("AdroitHandDoor-v1").low == -56.512833
+    assert reference_scores("AdroitHandPen-v1") is None  # its episodes are twice as long as D4RL's
     assert reference_scores("dmc/hopper-hop-v0") is None
     for maze in ("AntMaze_UMaze-v5", "AntMaze_Large_Diverse_GR-v4"):
         assert reference_scores(maze).normalize(0.5) == 50

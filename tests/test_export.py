@@ -20,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
 OFFLINE = [TD3BC, CQL, IQL, BCQ, BC]
 LOW, HIGH = np.array([-2, -7], np.float32), np.array([3, 0.5], np.float32)
 BOX = spaces.Box(np.array([-np.inf, -1, 0], np.float32), np.array([np.inf, 1, np.inf], np.float32))
+LONE = spaces.Dict(observation=BOX)
 DICT = spaces.Dict(b=BOX, a=spaces.Box(-5, 5, (2, 2)))  # in this order: only keys given as a dict are sorted
 
 every = pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def skip_without_onnx(request):
 
 @both
 @every
-@pytest.mark.parametrize("space", [BOX, DICT], ids=["box", "dict"])
+@pytest.mark.parametrize("space", [BOX, DICT, LONE], ids=["box", "dict", "dict of one"])
 def test_acts_as_predict(algorithm, suffix, space, tmp_path):
     model = make(algorithm, space)
     result = export_policy(model, tmp_path / f"policy{suffix}")

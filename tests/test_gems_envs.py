@@ -68,7 +68,7 @@ def test_vector_environment_equals_single_ones():
             alone[i], reward, _, over, _ = env.step(action[i])
             assert reward == rewards[i]
             if over:
-                np.testing.assert_array_equal(info["final_obs"]["clicks"][i], alone[i]["clicks"])
+                np.testing.assert_array_equal(info["final_obs"][i]["clicks"], alone[i]["clicks"])
                 alone[i], _ = env.reset()
 
 

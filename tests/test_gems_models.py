@@ -1,6 +1,7 @@
 """The models of GeMS, what they make of actions and observations, and the datasets recorded with them."""
 
 import json
+import math
 from pathlib import Path
 
 import gymnasium as gym
@@ -279,7 +280,8 @@ def test_build_says_what_it_made():
     folder, summary = tiny_models()
     assert json.loads((folder / "build.json").read_text()) == summary
     assert set(summary["belief_explained_variance"]) == {"clicks", "bored", "preferences"}
-    assert 0 < summary["slate_vae"]["items"] < 8 and summary["items"] == GemsEngine(draw_items()).items.fingerprint
+    assert summary["slate_vae"]["items"] == pytest.approx(math.log(1000), abs=0.1)  # so few updates leave it at chance
+    assert summary["items"] == GemsEngine(draw_items()).items.fingerprint
 
 
 def test_logs_have_what_happened():

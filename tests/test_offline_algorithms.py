@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pgr import BC, BCQ, CQL, IQL, TD3BC
@@ -18,6 +20,7 @@ from sb3_pgr.common.callbacks import ResumableCheckpoint
 from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.common.health import DivergedError
 from sb3_pgr.offline import DatasetError, load_dataset
+from sb3_pgr.offline.off_policy_evaluation import off_policy_scores
 from sb3_pgr.offline.signals import saturated_share
 from sb3_pgr.offline.spaces_only import SpacesOnly
 
@@ -225,7 +228,56 @@ def test_goes_on_online(algorithm, data, small):
 
 @value_based
 def test_online_from_scratch(algorithm, small):
-    algorithm("MlpPolicy", "Pendulum-v1", learning_starts=40, **small).learn(80)
+    model = algorithm("MlpPolicy", "Pendulum-v1", learning_starts=40, reward_transform=(0.1, 1.0), **small).learn(80)
+    assert model.replay_buffer.online.rewards[:80].max() <= 1 and model.replay_buffer.online.rewards[:80].min() > -0.7
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_random_actions_are_the_first_live_ones(data, reset, monkeypatch):
+    random = []
+    monkeypatch.setattr(spaces.Box, "sample", lambda space: random.append(1) or np.zeros(space.shape, space.dtype))
+    model = TD3BC("MlpPolicy", "Pendulum-v1", dataset=data, learning_starts=30, **SMALL).learn(60)
+    assert not random
+    model.set_env(make_vec_env("Pendulum-v1", 1))
+    model.learn(25, reset_num_timesteps=reset)
+    model.learn(25, reset_num_timesteps=False)
+    assert len(random) == 30
+
+
+@value_based
+def test_share_of_live_rows_can_be_changed(saved):
+    load, dataset, env = saved
+    model = load(online_share=0.25)
+    model.set_dataset(dataset)
+    model.set_env(env)
+    model.learn(20)
+    assert model.replay_buffer.statistics()["online"]["share"] == 0.25
+    model.online_share = 0.75
+    model.set_env(env)
+    assert model.replay_buffer.statistics()["online"]["share"] == 0.75
+
+
+@every
+def test_what_was_learned_keeps_its_statistics(algorithm, data, small):
+    transform = {} if algorithm is BC else dict(reward_transform="return_range")
+    model = algorithm("MlpPolicy", dataset=data, **transform, **small).learn(20)
+    raw = data["observations"][:5]
+    before, scale = model.predict(raw, deterministic=True)[0], model.reward_scale
+    other = {name: 0.1 * data[name] + 1 for name in ("observations", "next_observations")}
+    model.set_dataset(data | other | {"rewards": 3 * data["rewards"]})
+    np.testing.assert_array_equal(model.predict(raw, deterministic=True)[0], before)
+    assert model.reward_scale == scale and model.dataset_fingerprint != load_dataset(data).fingerprint
+
+
+@every
+def test_bounds_of_actions_may_be_float64(algorithm, data, small):
+    space = spaces.Box(-2.0, 2.0, (1,), np.float64)
+    dataset = load_dataset(data, action_space=space)
+    assert dataset.actions.dtype == np.float32
+    assert dataset.fingerprint == load_dataset(data, action_space=spaces.Box(-2.0, 2.0, (1,))).fingerprint
+    assert np.isfinite(
+        list(off_policy_scores(algorithm("MlpPolicy", dataset=dataset, **small).learn(20), dataset).values())
+    ).all()
 
 
 @every
@@ -255,17 +307,35 @@ def test_time_limits_are_no_terminations(algorithm, data, small):
     assert data["timeouts"].sum() == 3 and rows.dones.sum() == 0
 
 
+class Learned(FlattenExtractor):
+    def __init__(self, space):
+        super().__init__(space)
+        self.weight = th.nn.Parameter(th.ones(1))
+
+
+FLAT = dict(features_extractor_class=FlattenExtractor)
+IMAGES = {name: np.zeros((600, 3, 36, 36), np.uint8) for name in ("observations", "next_observations")}
+
+
 @every
 def test_refusals(algorithm, data, small):
     for kwargs, error, message in (
         (dict(), ValueError, "needs a dataset"),
         (dict(dataset=data, env="CartPole-v1"), DatasetError, "do not fit"),
         (dict(dataset=data, batch_size=0), ValueError, "batch_size=0"),
+        (dict(dataset=data | IMAGES), ValueError, "observations are Box.*uint8"),
+        (dict(dataset=data, policy_kwargs=dict(features_extractor_class=Learned)), ValueError, "Learned has weights"),
+        (dict(dataset=data, normalize_observations=True, policy_kwargs=FLAT), ValueError, "cannot standardise"),
         (dict(dataset=data, env=VecNormalize(make_vec_env("Pendulum-v1", 1))), ValueError, "take VecNormalize away"),
     ):
         with pytest.raises(error, match=message):
             algorithm("MlpPolicy", **(small | kwargs))
     model = algorithm("MlpPolicy", dataset=data, **small)
+    wide = ReplayBuffer(600, spaces.Box(-9, 9, (3,)), spaces.Box(-30, 30, (1,)), handle_timeout_termination=False)
+    for sign in (-1, 1):
+        wide.add(np.zeros((1, 3)), np.zeros((1, 3)), np.full((1, 1), sign), np.zeros(1), np.zeros(1), [{}])
+    with pytest.raises(DatasetError, match="actions lie outside"):
+        model.set_dataset(wide)
     with pytest.raises(DatasetError, match="do not fit"):
         model.set_dataset(data | {name: np.zeros((600, 4)) for name in ("observations", "next_observations")})
     with pytest.raises(ValueError, match=r"give the environment when the model is built|datasets alone"):
@@ -276,6 +346,10 @@ def test_refusals(algorithm, data, small):
 def test_refusals_of_value_based_ones(algorithm, data, small):
     for kwargs, error, message in (
         (dict(dataset=data, online_share=1.5), ValueError, "online_share=1.5"),
+        (dict(dataset=data, gamma=1.5), ValueError, "gamma=1.5"),
+        (dict(dataset=data, tau=3), ValueError, "tau=3"),
+        (dict(env="Pendulum-v1", reward_transform="return_range"), ValueError, "without a dataset give"),
+        (dict(env="Pendulum-v1", reward_transform="return_rnage"), ValueError, "must be 'none'"),
         (dict(dataset=data, reward_transform="big"), ValueError, "reward_transform='big'"),
         (dict(dataset=data | {"rewards": np.zeros(600)}, reward_transform="return_range"), DatasetError, "the same return"),
     ):

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, iterate
 from sb3_pgr.envs.gems.items import Items
 from sb3_pgr.envs.gems.users import make_users
 from stable_baselines3.common.monitor import Monitor
@@ -32,7 +32,8 @@ class _Episodes:
 class GemsVectorEnv(VectorEnv):
     """
     ``GemsEnv`` for many users in one: the same episodes, bit for bit, as those of single environments with the same seeds.
-    Episodes begin again in the step that ends them (``AutoresetMode.SAME_STEP``).
+    Episodes begin again in the step that ends them (``AutoresetMode.SAME_STEP``); infos hold the last observations and nothing
+    else.
 
     :param num_envs: users
     :param items: see ``GemsEnv``
@@ -71,7 +72,9 @@ class GemsVectorEnv(VectorEnv):
         truncated = np.full(self.num_envs, over)
         info: dict[str, Any] = {}
         if over:
-            info = {"final_obs": obs, "_final_obs": truncated}
+            last = np.empty(self.num_envs, object)
+            last[:] = list(iterate(self.observation_space, obs))
+            info = {"final_obs": last, "_final_obs": truncated}
             obs = self.users.reset(*self.stream.next())
         return obs, rewards.astype(np.float64), np.zeros(self.num_envs, bool), truncated, info
 

@@ -65,7 +65,7 @@ class UpdateEngine:
         :param flags: per update, e.g. whether the policy is updated too
         :param optimizers: those that the update steps, by ``optimizer_step`` or ``apply_gradients``
         :param results: entries of the block (where it has them) that the updates write to
-        :return: mean of each metric over the updates that reported it
+        :return: mean of each metric over the updates that reported it; of names that end in ``_max``, the largest
         """
         with traced_gradients(self.compile):
             if self.compile:
@@ -92,8 +92,12 @@ def _run_eagerly(update: Update, block: Block, flags: Sequence[bool]) -> dict[st
     counts: dict[str, int] = {}
     for i, flag in enumerate(flags):
         for name, value in update(_batch(block, i), flag).items():
-            sums[name] = sums[name] + value if name in sums else value
-            counts[name] = counts.get(name, 0) + 1
+            if name.endswith("_max"):
+                sums[name] = th.maximum(sums[name], value) if name in sums else value
+                counts[name] = 1
+            else:
+                sums[name] = sums[name] + value if name in sums else value
+                counts[name] = counts.get(name, 0) + 1
     return {name: total / counts[name] for name, total in sums.items()}
 
 

@@ -72,19 +72,22 @@ def export_policy(
     if path.suffix not in _ONNX + _TORCHSCRIPT:
         raise ValueError(f"{path.name}: the file has to end in .onnx (ONNX) or in .pt or .ts (TorchScript).")
     vec_normalize = vec_normalize or model.get_vec_normalize_env()
-    inputs = _inputs(model, vec_normalize)
+    inputs, is_dict = _inputs(model, vec_normalize), isinstance(model.observation_space, spaces.Dict)
     if path.suffix in _ONNX:
         for package in ("onnx", "onnxruntime") if check else ("onnx",):
             _import(package)
-    network = _trace(_Deployed(_copy(model.policy), vec_normalize), _tensors(_draw(inputs, 2)))
+    network = _trace(_Deployed(_copy(model.policy), vec_normalize), _tensors(_draw(inputs, 2), is_dict))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        (_write_onnx if path.suffix in _ONNX else _write_torchscript)(network, temporary, inputs)
+        if path.suffix in _ONNX:
+            _write_onnx(network, temporary, inputs, is_dict)
+        else:
+            _write_torchscript(network, temporary)
         difference = None
         if check:
-            load = _load_onnx if path.suffix in _ONNX else _load_torchscript
-            difference = _largest_difference(model, load(temporary), inputs, vec_normalize)
+            run = _load_onnx(temporary) if path.suffix in _ONNX else _load_torchscript(temporary, is_dict)
+            difference = _largest_difference(model, run, inputs, vec_normalize)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -111,7 +114,7 @@ class _Deployed(nn.Module):
         actions = self.policy._predict(observations, deterministic=True).reshape(-1, *(space.shape or ()))
         if not isinstance(space, spaces.Box):
             return actions
-        low, high = th.as_tensor(space.low), th.as_tensor(space.high)
+        low, high = (th.as_tensor(bound, dtype=actions.dtype) for bound in (space.low, space.high))
         return low + 0.5 * (actions + 1) * (high - low) if self.policy.squash_output else actions.clamp(low, high)
 
     def normalize(self, observations: th.Tensor, key: str = OBSERVATION) -> th.Tensor:
@@ -178,17 +181,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _write_torchscript(network: th.jit.ScriptModule, path: Path, inputs: dict[str, spaces.Box]) -> None:
+def _write_torchscript(network: th.jit.ScriptModule, path: Path) -> None:
     with _quiet():
         th.jit.save(network, path)
 
 
-def _write_onnx(network: th.jit.ScriptModule, path: Path, inputs: dict[str, spaces.Box]) -> None:
+def _write_onnx(network: th.jit.ScriptModule, path: Path, inputs: dict[str, spaces.Box], is_dict: bool) -> None:
     with _quiet(), th.no_grad():
         # torch.export, behind dynamo=True, stops at the argument checks of SB3's distributions, and needs one package more
         th.onnx.export(
             network,
-            (_tensors(_draw(inputs, 2)),),
+            (_tensors(_draw(inputs, 2), is_dict),),
             str(path),
             dynamo=False,
             input_names=list(inputs),
@@ -197,13 +200,13 @@ def _write_onnx(network: th.jit.ScriptModule, path: Path, inputs: dict[str, spac
         )
 
 
-def _load_torchscript(path: Path) -> Run:
+def _load_torchscript(path: Path, is_dict: bool) -> Run:
     with _quiet():
         network = th.jit.load(path, map_location="cpu")
 
     def run(batch: dict[str, np.ndarray]) -> np.ndarray:
         with th.no_grad():
-            return network(_tensors(batch)).numpy()
+            return network(_tensors(batch, is_dict)).numpy()
 
     return run
 
@@ -280,7 +283,7 @@ def _draw(inputs: dict[str, spaces.Box], n: int) -> dict[str, np.ndarray]:
     return drawn
 
 
-def _tensors(batch: dict[str, np.ndarray]) -> Any:
-    """What a traced policy takes: one tensor, or a tuple of them."""
+def _tensors(batch: dict[str, np.ndarray], is_dict: bool) -> Any:
+    """What a traced policy takes: one tensor, or of a ``Dict`` a tuple of them."""
     tensors = tuple(th.as_tensor(values) for values in batch.values())
-    return tensors[0] if list(batch) == [OBSERVATION] else tensors
+    return tensors if is_dict else tensors[0]

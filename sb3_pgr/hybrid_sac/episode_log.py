@@ -66,9 +66,9 @@ class EpisodeLog:
         found |= {"cycle_steps": float(np.mean(cycles))} if cycles else {}
         return found | ({"true_success_rate": float(np.mean(true))} if true else {})
 
-    def state(self) -> list[tuple[int, int, bool, bool | None]]:
+    def state(self) -> list[list[Any]]:
         """The finished episodes, as plain values."""
-        return [tuple(episode) for episode in self._episodes]
+        return [list(episode) for episode in self._episodes]
 
     def restore(self, state: Sequence[Sequence[Any]]) -> None:
         """Put back what ``state`` returned."""

@@ -23,7 +23,6 @@ from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_bloc
 from sb3_pgr.common.engine import Block, UpdateEngine
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.optimizers import set_learning_rate
-from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.offline.signals import require_finite, saturated_share, warn_of_divergence
@@ -37,6 +36,12 @@ SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 def _refuse_vec_normalize(env: Any) -> None:
     if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
         raise ValueError("Observations are standardised in the policy, by the dataset; take VecNormalize away.")
+
+
+def _fit(extractor: Any, dataset: OfflineDataset) -> None:
+    if not hasattr(extractor, "fit"):
+        raise ValueError(f"{type(extractor).__name__} cannot standardise observations; set normalize_observations=False.")
+    extractor.fit(dataset)
 
 
 def _shapes(space: spaces.Space) -> Any:
@@ -64,13 +69,13 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         a policy that is up to ``block_size - 1`` updates ahead
     :param online_share: share of live rows in a batch when learning goes on online
     :param buffer_size: capacity for live experience
-    :param learning_starts: live steps with random actions
+    :param learning_starts: live steps with random actions, counted from the first one
     :param train_freq: live steps between updates
     :param gradient_steps: updates after that
     :param action_noise: exploration online
     :param compile: compile the losses
     :param precision: ``"fp32"`` or ``"bf16"``
-    :raises ValueError: without dataset and environment
+    :raises ValueError: without dataset and environment, or if a number is out of range
     :raises DatasetError: if the dataset makes no sense or does not fit the environment
     """
 
@@ -109,21 +114,24 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     ):
         if block_size < 1 or batch_size < 1:
             raise ValueError(f"block_size={block_size} and batch_size={batch_size} must be at least 1.")
-        if not 0 <= online_share <= 1:
-            raise ValueError(f"online_share={online_share} must be between 0 and 1.")
+        for name, share in (("online_share", online_share), ("gamma", gamma), ("tau", tau)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share} must be between 0 and 1.")
         if env is None and dataset is None and _init_setup_model:
             raise ValueError(f"{type(self).__name__} needs a dataset, or an environment to learn in.")
         _refuse_vec_normalize(env)
         self.online = dataset is None
         loaded = None
         if dataset is not None:
-            loaded = self._checked(dataset, gym.make(env) if isinstance(env, str) else env)
+            known = gym.make(env) if isinstance(env, str) else env
+            loaded = load_dataset(dataset, *(() if known is None else (known.observation_space, known.action_space)))
             if env is None:
                 stand_in = SpacesOnly(loaded.observation_space, loaded.action_space)
                 env = DummyVecEnv([lambda: stand_in])
         self.normalize_observations = normalize_observations
         self.reward_transform = reward_transform
-        self.reward_scale, self.reward_shift = 1.0, 0.0
+        self.reward_scale, self.reward_shift = (1.0, 0.0) if loaded is not None else reward_map(reward_transform, None)
+        self.first_live_step = 0  # timesteps may have been gradient steps before
         self.dataset_fingerprint: str | None = None
         self.largest_reward, self.warned_of_divergence = 0.0, False
         self.block_size = block_size
@@ -143,11 +151,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             gradient_steps=gradient_steps,
             action_noise=action_noise,
             replay_buffer_class=MixtureReplayBuffer,
-            replay_buffer_kwargs={
-                "shares": {"online": online_share, DATASET: 1 - online_share},
-                "fixed": (DATASET,),
-                "gamma": gamma,
-            },
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -163,20 +166,16 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             if loaded is not None:
                 self.set_dataset(loaded)
 
-    @staticmethod
-    def _checked(dataset: Any, env: GymEnv | None) -> OfflineDataset:
-        """Loaded, against the environment's spaces if there is one."""
-        if env is None:
-            return load_dataset(dataset)
-        if isinstance(dataset, OfflineDataset):  # it has spaces of its own, which may be guesses
-            return with_spaces(dataset, env.observation_space, env.action_space)
-        return load_dataset(dataset, env.observation_space, env.action_space)
-
     def _prepared(self, dataset: OfflineDataset) -> OfflineDataset:
         """The part of a dataset that is learned from."""
         return dataset
 
+    @property
+    def _shares(self) -> dict[str, float]:
+        return {"online": self.online_share, DATASET: 1 - self.online_share}
+
     def _setup_model(self) -> None:
+        self.replay_buffer_kwargs = {"shares": self._shares, "fixed": (DATASET,), "gamma": self.gamma}
         super()._setup_model()
         self._engine = UpdateEngine(self.device, self.compile, self.precision)
 
@@ -213,18 +212,20 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     def set_dataset(self, dataset: Any) -> None:
         """
-        Learn from this dataset next, alone or beside live experience, as before: its rows replace those of any other, its
-        statistics go into policy and reward map.
+        Learn from this dataset next, alone or beside live experience, as before: its rows replace those of any other. Its
+        statistics go into policy and reward map, unless the model has learned: what it has learned is in terms of those that
+        it has.
 
         :raises DatasetError: if it does not fit the model's spaces
         """
-        dataset = self._checked(dataset, SpacesOnly(self.observation_space, self.action_space))
+        dataset = load_dataset(dataset, self.observation_space, self.action_space)
         self.dataset, self.dataset_fingerprint = dataset, dataset.fingerprint
         dataset = self._prepared(dataset)
-        self.reward_scale, self.reward_shift = reward_map(self.reward_transform, dataset)
+        if self._n_updates == 0:
+            self.reward_scale, self.reward_shift = reward_map(self.reward_transform, dataset)
+            if self.normalize_observations:
+                _fit(self.policy.features_extractor, dataset)
         self.largest_reward = float(np.abs(self.reward_scale * dataset.rewards + self.reward_shift).max())
-        if self.normalize_observations:
-            self.policy.features_extractor.fit(dataset)  # type: ignore[operator]
         rows = TensorReplayBuffer(len(dataset), self.observation_space, self.action_space, self.device)
         actions = dataset.actions
         if isinstance(self.action_space, spaces.Box):
@@ -269,6 +270,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
         if n_envs != self.n_envs and self.replay_buffer.online.size() == 0:
             self._new_replay_buffer(n_envs)
+        self.replay_buffer.shares.update(self._shares)
         super().set_env(env, force_reset)
 
     def _new_replay_buffer(self, n_envs: int) -> None:
@@ -293,7 +295,15 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             stand_in = SpacesOnly(self.observation_space, self.action_space)
             self.env = DummyVecEnv([lambda: stand_in])
             self.n_envs = 1
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if self.online and (reset_num_timesteps or self.replay_buffer.online.size() == 0):
+            self.first_live_step = self.num_timesteps
+        return result
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return super()._sample_action(self.first_live_step + learning_starts, action_noise, n_envs)
 
     def learn(
         self: SelfOffline,

@@ -96,12 +96,16 @@ def dataset_from_arrays(
     return dataset
 
 
-def with_spaces(dataset: OfflineDataset, observation_space: spaces.Space, action_space: spaces.Space) -> OfflineDataset:
+def with_spaces(
+    dataset: OfflineDataset, observation_space: spaces.Space | None, action_space: spaces.Space | None
+) -> OfflineDataset:
     """
-    The same rows, checked against the spaces of an environment.
+    The same rows, checked against the spaces of an environment (its own, if one is not given).
 
     :raises DatasetError: if they do not fit
     """
+    observation_space = dataset.observation_space if observation_space is None else observation_space
+    action_space = dataset.action_space if action_space is None else action_space
     names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
     arrays = {name: getattr(dataset, name) for name in names} | dict(dataset.extras)
     known = dataset.source, observation_space, action_space, dataset.env_id, dataset.metadata
@@ -266,7 +270,7 @@ def _actions(actions: Arrays, space: spaces.Space | None, source: str, notes: li
         )
     if outside.any():
         notes.append(f"actions: {int(outside.any(1).sum())} rows slightly outside the space, clipped")
-    return space, np.clip(actions, space.low, space.high)
+    return space, np.clip(actions, space.low, space.high).astype(np.float32)
 
 
 def _observation_space(observations: Arrays, space: spaces.Space | None, source: str) -> spaces.Space:

@@ -270,8 +270,8 @@ def _first_rows(dataset: OfflineDataset) -> np.ndarray:
 
 
 def _scaled(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:
-    """From units of the environment to [-1, 1], ``(n, action_dim)``."""
-    return policy.scale_action(actions).reshape(len(actions), -1)
+    """From units of the environment to [-1, 1], float32 ``(n, action_dim)``, whatever type the space's bounds are of."""
+    return policy.scale_action(actions).reshape(len(actions), -1).astype(np.float32)
 
 
 def _policy_actions(model: BaseAlgorithm, observations: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp, get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import Actor
@@ -21,17 +21,18 @@ class OfflinePolicy(BasePolicy):
     """
     Base: one features extractor that standardises observations by the dataset, and makers of the usual networks.
 
-    :param observation_space: ``Box`` of floats, or a ``Dict`` of such
+    :param observation_space: ``Box`` of numbers, or a ``Dict`` of such
     :param action_space: ``Box``
     :param lr_schedule: learning rate
     :param net_arch: hidden widths, or ``dict(pi=[...], qf=[...])``
     :param activation_fn: activation class
     :param n_critics: number of critics
     :param layer_norm: layer norm in the critics
-    :param features_extractor_class: must standardise observations by the dataset
+    :param features_extractor_class: without weights; one with a ``fit`` may standardise observations by the dataset
     :param features_extractor_kwargs: for it
     :param optimizer_class: of all optimisers
     :param optimizer_kwargs: passed to them; fused updates are the default for Adam and AdamW
+    :raises ValueError: if observations are something else, images among it, or the extractor has weights
     """
 
     def __init__(
@@ -61,7 +62,12 @@ class OfflinePolicy(BasePolicy):
         )
         self.net_arch = [256, 256] if net_arch is None else net_arch
         self.activation_fn, self.n_critics, self.layer_norm = activation_fn, n_critics, layer_norm
+        _require_numbers(observation_space)
         self.features_extractor = self.make_features_extractor()  # one for all: it has statistics, no weights
+        if any(True for _ in self.features_extractor.parameters()):
+            raise ValueError(
+                f"{features_extractor_class.__name__} has weights; networks and their targets share an extractor."
+            )
         self._build(lr_schedule)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -107,6 +113,12 @@ class OfflinePolicy(BasePolicy):
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
         }
+
+
+def _require_numbers(space: spaces.Space) -> None:
+    for name, part in space.items() if isinstance(space, spaces.Dict) else [("observations", space)]:
+        if not isinstance(part, spaces.Box) or is_image_space(part):
+            raise ValueError(f"Only a Box of numbers, or a Dict of such, can be learned from; {name} are {part}.")
 
 
 def start_target(network: BaseModel, target: BaseModel) -> None:

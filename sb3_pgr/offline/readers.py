@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 
 from sb3_pgr.buffers import MixtureReplayBuffer
-from sb3_pgr.offline.checks import dataset_from_arrays
+from sb3_pgr.offline.checks import dataset_from_arrays, with_spaces
 from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
 
@@ -33,23 +33,24 @@ def load_dataset(
     :param action_space: of the environment; by default what the source says or the data need
     :raises DatasetError: if it cannot be read or makes no sense
     """
-    if isinstance(source, OfflineDataset):
-        return source
+    given = observation_space, action_space
+    if isinstance(source, OfflineDataset):  # it has spaces of its own, which may be guesses
+        return source if given == (None, None) else with_spaces(source, *given)
     if isinstance(source, BaseBuffer):
-        return _from_buffer(source)
+        return _from_buffer(source, *given)
     if isinstance(source, Mapping):
-        return dataset_from_arrays(source, "arrays", observation_space, action_space)
+        return dataset_from_arrays(source, "arrays", *given)
     if hasattr(source, "iterate_episodes"):
-        return _from_minari(source)
+        return _from_minari(source, *given)
     if not isinstance(source, str | os.PathLike):
         raise DatasetError(
             f"A dataset is a path, a Minari id, a replay buffer or a mapping of arrays, not {type(source).__name__}."
         )
     path = Path(source)
     if path.is_dir():
-        return _from_minari(_open_minari(path))
+        return _from_minari(_open_minari(path), *given)
     if path.is_file() and path.suffix in (".pkl", ".pickle"):
-        return dataset_from_arrays(transitions_of(read_pickle(path), str(path)), str(path), observation_space, action_space)
+        return dataset_from_arrays(transitions_of(read_pickle(path), str(path)), str(path), *given)
     if path.is_file():
         arrays, metadata = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
         if action_space is None and metadata.get("action_bounds") is not None:
@@ -63,7 +64,7 @@ def load_dataset(
         )
     if path.suffix in (".npz", ".hdf5", ".h5", ".pkl", ".pickle") or len(path.parts) > 4:
         raise DatasetError(f"There is no file {path}.")
-    return _from_minari(_open_minari(str(source)))
+    return _from_minari(_open_minari(str(source)), *given)
 
 
 def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
@@ -185,7 +186,7 @@ def _open_minari(source: str | Path) -> Any:
         raise DatasetError(f"{source} is neither a file nor a Minari dataset on this machine: {error}") from None
 
 
-def _from_minari(dataset: Any) -> OfflineDataset:
+def _from_minari(dataset: Any, observation_space: spaces.Space | None, action_space: spaces.Space | None) -> OfflineDataset:
     columns: dict[str, list[Any]] = {name: [] for name in ("observations", "next_observations")}
     plain: dict[str, list[np.ndarray]] = {name: [] for name in ("actions", "rewards", "terminals", "timeouts")}
     infos: list[dict[str, np.ndarray]] = []
@@ -210,9 +211,9 @@ def _from_minari(dataset: Any) -> OfflineDataset:
     references = {name: dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score")}
     if dataset.env_spec is not None and dataset.env_spec.kwargs:
         references[ENV_KWARGS] = dict(dataset.env_spec.kwargs)
-    return dataset_from_arrays(
-        arrays, f"minari:{dataset.id}", dataset.observation_space, dataset.action_space, env_id, references
-    )
+    observation_space = dataset.observation_space if observation_space is None else observation_space
+    action_space = dataset.action_space if action_space is None else action_space
+    return dataset_from_arrays(arrays, f"minari:{dataset.id}", observation_space, action_space, env_id, references)
 
 
 def _numbers_of_steps(infos: Mapping[str, Any] | None, steps: int) -> dict[str, np.ndarray]:
@@ -233,7 +234,7 @@ def _cut(observations: Any, rows: slice) -> Any:
     return np.asarray(observations)[rows]
 
 
-def _from_buffer(buffer: Any) -> OfflineDataset:
+def _from_buffer(buffer: Any, observation_space: spaces.Space | None, action_space: spaces.Space | None) -> OfflineDataset:
     """The filled rows of a replay buffer, environment by environment, oldest first; actions in the space's own units."""
     name = type(buffer).__name__
     if not isinstance(buffer, ReplayBuffer):
@@ -266,4 +267,6 @@ def _from_buffer(buffer: Any) -> OfflineDataset:
         "terminals": dones & ~rows(buffer.timeouts).astype(bool),
         "timeouts": cut.reshape(-1),
     }
-    return dataset_from_arrays(arrays, f"{name} of {n * buffer.n_envs} rows", buffer.observation_space, space)
+    observation_space = buffer.observation_space if observation_space is None else observation_space
+    action_space = space if action_space is None else action_space
+    return dataset_from_arrays(arrays, f"{name} of {n * buffer.n_envs} rows", observation_space, action_space)

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 
 # Returns of D4RL's random and expert policies (Fu et al. 2020; d4rl/infos.py), taken with the -v2 tasks of Gym; PointMaze has
-# those of maze2d-*-v1.
+# those of maze2d-*-v1. Not here: tasks whose later versions have other ranges of returns (the pen's episodes are longer, the
+# kitchen has more tasks).
 D4RL = {
     "halfcheetah": (-280.178953, 12135.0),
     "hopper": (-20.272305, 3234.3),
     "walker2d": (1.629008, 4592.3),
     "ant": (-325.6, 3879.7),
-    "adroithandpen": (96.262799, 3076.8331017827),
     "adroithandhammer": (-274.856578, 12794.134825157),
     "adroithandrelocate": (-6.425911, 4233.8777977289),
     "adroithanddoor": (-56.512833, 2880.5693087299),
-    "frankakitchen": (0.0, 4.0),
     **dict.fromkeys(("antmaze_umaze", "antmaze_medium", "antmaze_large"), (0.0, 1.0)),
     **dict.fromkeys(("antmaze_medium_diverse_gr", "antmaze_large_diverse_gr"), (0.0, 1.0)),
     "pointmaze_umaze": (23.85, 161.86),
@@ -67,5 +66,5 @@ def reference_scores(env_id: str | None, metadata: Mapping[str, Any] | None = No
     match = re.fullmatch(r"(\w+)-v\d+", (env_id or "").lower())  # dmc/hopper-hop-v0 is another hopper
     if match is None or match[1] not in D4RL:
         return None
-    version = "v1" if match[1].startswith("pointmaze") else "v2"
+    version = "v1" if match[1].startswith(("pointmaze", "adroit")) else "v2"
     return ReferenceScores(f"D4RL-{version} reference on {env_id}", *D4RL[match[1]])

@@ -46,17 +46,20 @@ class DatasetNormExtractor(BaseFeaturesExtractor):
         return (observations.flatten(1).float() - self.mean) / self.scale
 
 
-def reward_map(transform: str | tuple[float, float], dataset: OfflineDataset) -> tuple[float, float]:
+def reward_map(transform: str | tuple[float, float], dataset: OfflineDataset | None) -> tuple[float, float]:
     """
     Scale and shift of rewards: ``scale * r + shift``.
 
     :param transform: ``"none"``; ``"return_range"``: the range of the episodes' returns becomes 1000; or the two numbers
+    :param dataset: of which the range is
     :raises DatasetError: if all returns are alike, or not known
-    :raises ValueError: if it is none of these
+    :raises ValueError: if it is none of these, or the range of no dataset
     """
     if transform == "none":
         return 1.0, 0.0
-    if transform == "return_range":
+    if transform == "return_range" and dataset is None:
+        raise ValueError("reward_transform='return_range' is of a dataset's returns; without a dataset give (scale, shift).")
+    if transform == "return_range" and dataset is not None:
         returns = dataset.played_returns
         if not len(returns):
             raise DatasetError(f"{dataset.source} is of single transitions: nobody knows the range of its returns.")

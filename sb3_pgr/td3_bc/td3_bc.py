@@ -71,6 +71,8 @@ class TD3BC(OfflineAlgorithm):
     ):
         if alpha <= 0 or policy_delay < 1:
             raise ValueError(f"alpha={alpha} must be above 0 and policy_delay={policy_delay} at least 1.")
+        if target_policy_noise < 0 or target_noise_clip < 0:
+            raise ValueError(f"Negative: target_policy_noise={target_policy_noise}, target_noise_clip={target_noise_clip}.")
         self.alpha = alpha
         self.policy_delay = policy_delay
         self.target_policy_noise = target_policy_noise

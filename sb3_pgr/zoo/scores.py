@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from sb3_pgr.bc import BC
 from sb3_pgr.common.evaluation import HELD_OUT_SEED, LAST_EVALUATIONS, evaluate_episodes
 from sb3_pgr.common.run_files import SCORES
 from sb3_pgr.offline.dataset import OfflineDataset
@@ -37,7 +38,7 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
     """
     dataset: OfflineDataset | None = getattr(model, "dataset", None)
     scores: dict[str, Any] = {"algo": algo, "seed": model.seed, "timesteps": model.num_timesteps, "updates": model._n_updates}
-    if getattr(model, "best_fraction", 1) != 1:
+    if isinstance(model, BC) and model.best_fraction != 1:
         scores["best_fraction"] = model.best_fraction
     references = None
     if dataset is not None:
