@@ -13,6 +13,7 @@ from sb3_pgr.generative.ema import WarmupEMA
 from sb3_pgr.generative.generator import GeneratorDivergedError, TransitionGenerator
 from sb3_pgr.generative.layout import TransitionLayout
 from sb3_pgr.generative.normalizers import MinMaxCondition, MinMaxNormalizer, RankCondition, StandardNormalizer
+from sb3_pgr.generative.termination import TerminationHead
 
 TINY = dict(
     denoiser_kwargs=dict(width=32, n_blocks=1),
@@ -257,6 +258,32 @@ def test_going_on_takes_fewer_steps():
     assert steps == [(100, 200), (200, 200), (100, 100)]
 
 
+def test_a_fit_after_a_diverged_one_is_a_whole_one():
+    data, steps = toy(50), []
+    generator = TransitionGenerator(2, 2, config=TINY | dict(train_steps=200, warm_steps=100))
+    with pytest.raises(GeneratorDivergedError):
+        generator.fit({**data, "rewards": data["rewards"] * float("nan")}, None)
+    generator.fit(data, None, lambda done, total: steps.append(total))
+    assert steps == [200, 200]
+
+
+def test_what_draws_keeps_up_with_what_is_trained():
+    """After a short fit on other rows, the averaged network is as good on them as the network itself."""
+    data, moved = toy(), toy()
+    moved["next_observations"] = moved["observations"] - moved["actions"]
+    generator = TransitionGenerator(2, 2, config=TINY | dict(train_steps=600, warm_steps=300, learning_rate=3e-3))
+    generator.fit(data, None)
+    generator.fit(moved, None)
+    x = generator.normalizer.normalize(generator.layout.join(moved))
+    hidden, normal = th.full((len(x), 1), float("nan")), th.randn(len(x), x.shape[1] + 1)
+    with th.no_grad():
+        trained, average = (
+            generator.config.edm.loss(network.eval(), x, hidden, normal).mean()
+            for network in (generator.network, generator.ema.network)
+        )
+    assert average == pytest.approx(float(trained), rel=0.03)
+
+
 def test_without_relevance_the_unconditional_model_sees_every_row():
     """It is the only one that draws then; dropping a quarter of the conditions would leave it a quarter of the rows."""
     generator, given = TransitionGenerator(2, 2, config=TINY | dict(train_steps=20)), []
@@ -280,12 +307,43 @@ def test_dynamics_head_learns_the_step():
     assert th.equal(other.outcome(data["observations"], data["actions"])[0], next_obs)
 
 
-def test_dynamics_head_starts_anew_after_divergence():
-    data, head = toy(100), DynamicsHead(2, 2, hidden_dim=8, train_steps=5)
-    spoilt = {**data, "rewards": data["rewards"] * float("nan")}
-    with pytest.raises(GeneratorDivergedError, match="dynamics head's loss is nan"):
+@pytest.mark.parametrize("kind", [DynamicsHead, TerminationHead])
+def test_heads_start_anew_after_divergence(kind):
+    data, head = toy(100), kind(2, 2, hidden_dim=8, train_steps=5)
+    spoilt = {**data, "next_observations": data["next_observations"] * float("nan")}
+    with pytest.raises(GeneratorDivergedError, match=f"{kind.name}'s loss is nan"):
         head.fit(spoilt)
     assert math.isfinite(head.fit(data))
+
+
+@pytest.mark.parametrize("n_actions", [0, 3])
+def test_termination_head_learns_where_episodes_end(n_actions):
+    data = toy(4_000)
+    data["dones"] = (data["next_observations"][:, :1] > 1.5).float()  # 7 %
+    if n_actions:
+        data["actions"] = th.randint(3, (4_000, 1))
+    head = TerminationHead(2, 2, n_actions)
+    head.fit(data)
+    places = data["observations"], data["actions"], data["next_observations"]
+    before = th.get_rng_state()
+    drawn, real = head.draw(*places) > 0, data["dones"] > 0
+    assert th.equal(before, th.get_rng_state())
+    assert drawn[real].float().mean() > 0.9 and real[drawn].float().mean() > 0.9
+    other = TerminationHead(2, 2, n_actions, seed=5)
+    other.load_state_dict(head.state_dict())
+    assert th.equal(other.draw(*places), head.draw(*places))
+
+
+def test_rates_of_random_ends_are_kept():
+    data = toy(4_000)
+    data["dones"] = (th.rand(4_000, 1, generator=th.Generator().manual_seed(1)) < 0.1).float()
+    head = TerminationHead(2, 2, hidden_dim=8, train_steps=200)
+    head.fit(data)
+    drawn = head.draw(data["observations"], data["actions"], data["next_observations"])
+    assert set(drawn.unique().tolist()) == {0.0, 1.0} and drawn.mean() == pytest.approx(data["dones"].mean().item(), abs=0.03)
+    for value in (0.0, 1.0):
+        assert head.fit({**data, "dones": th.full((4_000, 1), value)}) is None
+        assert (head.draw(data["observations"], data["actions"], data["next_observations"]) == value).all()
 
 
 def test_divergence_is_told():
@@ -308,6 +366,7 @@ def test_divergence_is_told():
         (dict(condition="log"), "condition='log'"),
         (dict(train_steps=0), "train_steps=0 must be at least 1"),
         (dict(cfg_dropout=1.0), "cfg_dropout=1.0"),
+        (dict(cfg_dropout=0.0), "cfg_dropout=0 goes with cfg_scale=1"),
         (dict(sigma_start=0.001), "sigma_start=0.001 must be above 0.002"),
         (dict(precision="fp8"), "precision='fp8'"),
         (dict(sampler=dict(n_steps=0)), "n_steps=0 must be at least 1"),
@@ -327,3 +386,5 @@ def test_refusals(config, message):
 def test_settings_by_name():
     config = generator_config(dict(preset="paper", sampler=dict(n_steps=16), train_steps=7))
     assert (config.sampler.n_steps, config.sampler.s_churn, config.train_steps, config.denoiser) == (16, 80.0, 7, "paper")
+    assert generator_config(dict(denoiser_kwargs=dict(width=64))).denoiser_kwargs == dict(width=64, n_blocks=3)
+    assert generator_config(dict(denoiser="paper")).denoiser_kwargs == {}

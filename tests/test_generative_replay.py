@@ -385,13 +385,66 @@ def test_relevance_of_the_critic(relevance, tmp_path):
     assert written.scalars.keys() == report.scalars.keys() and written.step == 100
 
 
+def test_the_most_relevant_are_asked_for():
+    """A share of the real rows, ties broken by chance."""
+    imagination = buffer(cond_top_frac=0.25).imagination
+    chosen = imagination._choose(th.arange(1_000.0), 20_000).unique()
+    assert chosen.tolist() == list(range(750, 1_000))
+    alike = imagination._choose(th.ones(1_000), 20_000).unique()
+    assert len(alike) == 250 and all(40 < ((alike >= i) & (alike < i + 250)).sum() < 85 for i in range(0, 1_000, 250))
+
+
+def test_novelty_is_measured_among_real_rows():
+    replay = buffer(relevance="novelty")
+    fill(replay, 400)
+    report = replay.refit()
+    assert len(replay.relevance._reference) == 400
+    synthetic = replay.sources["synthetic"].rows(th.arange(300))
+    mean = float(replay.relevance.values({"observations": synthetic.observations}).mean())
+    assert report.scalars["relevance_generated"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_terminals_fit_where_they_lead():
+    """Real rows end exactly where their next observation is beyond a line."""
+    replay = buffer(
+        size=4_000, num_samples=4_000, relevance="uniform", generator=TINY | dict(dynamics_steps=500, train_steps=500)
+    )
+    random = np.random.default_rng(0)
+    for _ in range(3_000):
+        obs, action = random.normal(size=(1, 3)), random.uniform(-1, 1, (1, 2))
+        next_obs = obs + 0.1 * action.sum()
+        replay.add(obs, next_obs, action, np.zeros(1), next_obs[:, 0] > 1.2, [{}])
+    report = replay.refit()
+    rows = replay.sources["synthetic"].rows(th.arange(4_000))
+    beyond, ends = rows.next_observations[:, 0] > 1.2, rows.dones[:, 0] > 0
+    assert ends[beyond].float().mean() > 0.9 and beyond[ends].float().mean() > 0.9
+    assert report.scalars["terminals_synthetic"] == pytest.approx(float(ends.float().mean()))
+
+
+def test_a_warmup_that_the_buffer_cannot_hold():
+    replay = buffer(size=40, warmup=50)
+    fill(replay, 120)
+    with pytest.raises(ValueError, match="warmup=50 is never reached: the buffer holds 40"):
+        replay.sample(8)
+
+
+def test_observations_of_no_dimension():
+    replay = buffer(spaces.Dict(a=spaces.Box(-1, 1, ()), b=OBS))
+    for i in range(100):
+        obs = {"a": np.full(1, i / 100), "b": np.ones((1, 3))}
+        replay.add(obs, obs, np.zeros((1, 2)), np.ones(1), np.zeros(1), [{}])
+    assert len(replay.sample(8).observations["a"]) == 8
+
+
 def test_actions_of_the_policy():
     replay = REPLAY | dict(policy_actions=True, relevance="uniform")
     trained = model(TD3, replay_buffer_kwargs=replay)
     trained.learn(101, GenerativeReplayCallback(), log_interval=None)
     synthetic = trained.replay_buffer.sources["synthetic"]
+    trained.replay_buffer.refit()  # of the present policy
     rows = synthetic.rows(th.arange(synthetic.size()))
-    assert rows.actions.shape[0] > 0
+    with th.no_grad():
+        th.testing.assert_close(rows.actions, trained.actor(rows.observations))
     with pytest.raises(ValueError, match="policy_actions=True needs the dynamics head"):
         buffer(policy_actions=True, generator=TINY | dict(dynamics_head=False))
 

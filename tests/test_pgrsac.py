@@ -86,6 +86,23 @@ def test_settings_of_the_replay_may_change_at_load(tmp_path):
     loaded = PGRSAC.load(tmp_path / "model.zip", synthetic_ratio=0.25, retrain_every=70)
     replay = loaded.replay_buffer
     assert (replay.synthetic_ratio, replay.retrain_every, replay.imagination.cond_top_frac) == (0.25, 70, 0.1)
+    given = dict(retrain_every=80, synthetic_ratio=0.1, warmup=60)
+    replay = PGRSAC.load(tmp_path / "model.zip", replay_buffer_kwargs=given).replay_buffer
+    assert (replay.synthetic_ratio, replay.retrain_every, replay.warmup) == (0.1, 80, 60)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(relevance="reward"), "Saved with relevance Curiosity; this one has Reward"),
+        (dict(generator=TINY | dict(dynamics_head=False)), "differ in dynamics_head or terminals"),
+    ],
+    ids=["relevance", "head"],
+)
+def test_what_cannot_change_at_load_is_named(tmp_path, changes, message):
+    small().save(tmp_path / "model.zip")
+    with pytest.raises(RuntimeError, match=message):
+        PGRSAC.load(tmp_path / "model.zip", **changes)
 
 
 def test_discount_of_n_step_rows_is_the_one_at_load(tmp_path):

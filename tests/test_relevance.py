@@ -83,6 +83,7 @@ def test_distillation_target_is_fixed():
 def test_each_by_name(name, n_actions):
     relevance, data = make_relevance(name), transitions(n_actions=n_actions)
     relevance.setup(3, 1 if n_actions else 2, n_actions, th.device("cpu"))
+    relevance.observe(data)
     before = checked_values(relevance, data)
     assert before.shape == (200,)
     if relevance.update_every:
@@ -121,6 +122,7 @@ def test_novelty_finds_the_outlier():
     data = transitions(300)
     data["observations"][17] = 20.0
     relevance = make_relevance("novelty")
+    relevance.observe(data)
     assert int(relevance.values(data).argmax()) == 17
     generated = {name: rows[:3].clone() for name, rows in data.items() if name != "episode_ends"}
     generated["observations"][1] = -30.0
@@ -131,9 +133,9 @@ def test_novelty_treats_reference_rows_like_others():
     """Only of a reference row is the nearest the row itself."""
     random = np.random.default_rng(0)
     obs = th.as_tensor(random.normal(size=(4_000, 3)), dtype=th.float32)
-    values = make_relevance({"name": "novelty", "n_neighbors": 1, "n_reference": 1_000}).values(
-        {"observations": obs, "episode_ends": th.zeros(4_000, 1)}
-    )
+    relevance = make_relevance({"name": "novelty", "n_neighbors": 1, "n_reference": 1_000})
+    relevance.observe({"observations": obs})
+    values = relevance.values({"observations": obs})
     reference = th.zeros(4_000, dtype=th.bool)
     reference[th.linspace(0, 3_999, 1_000).long()] = True
     assert values[reference].mean() == pytest.approx(values[~reference].mean().item(), rel=0.05)

@@ -47,7 +47,7 @@ SAC_BUFFERS = {
     "sac-prioritized": (PrioritizedReplayBuffer, {}),
     "sac-mixture": (MixtureReplayBuffer, dict(shares={"online": 1, "demos": 1})),
     "sac-shared": (TensorReplayBuffer, {}),
-    "sac-generative": (GenerativeReplayBuffer, REPLAY | dict(warmup=50)),
+    "sac-generative": (GenerativeReplayBuffer, REPLAY | dict(warmup=50, max_outside=1.0)),
 }
 SMALL = dict(net_arch=[16, 16])
 DEMONSTRATIONS = {
@@ -89,7 +89,8 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
         env = make_vec_env("Pendulum-v1", n_envs=n_envs, wrapper_class=HelpAbove)
         return HybridSAC("MlpPolicy", env, DEMONSTRATIONS, gradient_steps=2, buffer_size=300, policy_kwargs=SMALL, seed=seed)
     if algo == "pgrsac":
-        return PGRSAC("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **REPLAY)
+        kwargs = REPLAY | dict(replay_buffer_kwargs=dict(warmup=50, max_outside=1.0))
+        return PGRSAC("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **kwargs)
     if algo == "redq-prioritized":
         kwargs = dict(replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(n_steps=2))
         return REDQ("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **kwargs)
@@ -113,6 +114,8 @@ def train(folder: Path, kwargs: dict, stop_at: int | None = None) -> None:
         callback.restore(model)
     callbacks = [callback, PrioritizedReplayCallback()] if kwargs.get("algo") == "sac-prioritized" else [callback]
     model.learn(STEPS - model.num_timesteps, callback=callbacks, reset_num_timesteps=resume_from is None)
+    if isinstance(getattr(model, "replay_buffer", None), GenerativeReplayBuffer):
+        assert model.replay_buffer.generator.n_fits > 3 and model.replay_buffer.statistics()["synthetic"]["drawn"] > 0.3
     state = {name: value for name, value in model.policy.state_dict().items()}
     state["optimizers"] = [
         tensor

@@ -62,8 +62,7 @@ class RefitLog:
 
     def attach(self, buffer: GenerativeReplayBuffer) -> None:
         """Let a buffer show its progress, if that is wanted."""
-        if self.progress:
-            buffer.progress = progress_bar()
+        buffer.progress = progress_bar() if self.progress else None
 
     def follow(self, model: Any) -> None:
         """Record what is new; call it between updates."""

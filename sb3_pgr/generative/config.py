@@ -13,7 +13,7 @@ class GeneratorConfig:
     Everything about the diffusion model and its training. Defaults are the lean preset.
 
     :param denoiser: ``"residual"`` or ``"paper"``
-    :param denoiser_kwargs: sizes of the network
+    :param denoiser_kwargs: sizes of the network; of a mapping on top of a preset with the same denoiser, those that differ
     :param normalizer: ``"standard"`` or ``"minmax"``
     :param condition: ``"rank"`` or ``"minmax"``: how relevance is normalised over the real rows
     :param delta: model the change of the observation in place of the next one
@@ -36,7 +36,7 @@ class GeneratorConfig:
     :param dynamics_steps: steps of a fit of that model
     :param precision: of matrix products: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it
     :param compile: compile the steps of a fit and the network that draws; takes half a minute once, and pays from the second
-        fit on
+        fit on (without ``warm_start``, at each fit)
     :param memory_limit: bytes that drawing may take for activations at a time
     :raises ValueError: if a number is out of range
     """
@@ -80,6 +80,8 @@ class GeneratorConfig:
             raise ValueError(f"generator setting ema_decay={self.ema_decay} must be at least 0 and below 1.")
         if not 0 <= self.cfg_dropout < 1:
             raise ValueError(f"generator setting cfg_dropout={self.cfg_dropout} must be at least 0 and below 1.")
+        if self.cfg_dropout == 0 and self.cfg_scale != 1:
+            raise ValueError(f"generator setting cfg_dropout=0 goes with cfg_scale=1 (no guidance), not {self.cfg_scale}.")
         if self.sigma_start is not None and not self.edm.sigma_min < self.sigma_start <= self.edm.sigma_max:
             raise ValueError(
                 f"generator setting sigma_start={self.sigma_start} must be above {self.edm.sigma_min} and at most "
@@ -128,6 +130,9 @@ def generator_config(generator: str | dict[str, Any] | GeneratorConfig) -> Gener
         raise ValueError(
             f"generator has no setting {sorted(unknown)}; there are {sorted(GeneratorConfig.__dataclass_fields__)}."
         )
+    if "denoiser_kwargs" in settings or "denoiser" in settings:  # sizes of another network mean nothing
+        same = settings.get("denoiser", preset.denoiser) == preset.denoiser
+        settings["denoiser_kwargs"] = (preset.denoiser_kwargs if same else {}) | dict(settings.get("denoiser_kwargs", {}))
     for name, kind in (("sampler", HeunSampler), ("edm", EDM)):
         if isinstance(settings.get(name), dict):
             try:

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch as th
 from torch import nn
@@ -13,49 +14,38 @@ from sb3_pgr.generative.normalizers import Normalizer, StandardNormalizer
 from sb3_pgr.generative.relevance import Transitions
 
 
-class DynamicsHead:
+class Head:
     """
-    Predicts reward and change of the observation from observation and action, all standardised.
+    A multi-layer perceptron with SiLU and two hidden layers that learns from real rows, each fit going on from the last.
 
-    A generated transition is drawn as a whole, and guidance makes its outcome fit less well to
-    its state and action; replacing it by what this model predicts mends that.
-
-    :param obs_dim: numbers of an observation
-    :param action_dim: numbers of an action, or of its one-hot code
+    :param widths: of input, hidden layers and output
     :param n_actions: number of discrete actions; 0 for continuous ones
-    :param hidden_dim: width of their two hidden layers
     :param train_steps: steps of a fit
     :param batch_size: rows of a step
     :param learning_rate: at the start of a fit; it falls to 0 along a cosine
     :param device: where it lives
-    :param seed: of its random numbers
+    :param seed: of its random numbers; global generators are not touched
     """
+
+    name: ClassVar[str]
 
     def __init__(
         self,
-        obs_dim: int,
-        action_dim: int,
-        n_actions: int = 0,
-        hidden_dim: int = 256,
-        train_steps: int = 3_000,
-        batch_size: int = 256,
-        learning_rate: float = 1e-3,
-        device: th.device | str = "cpu",
-        seed: int = 0,
+        widths: Sequence[int],
+        n_actions: int,
+        train_steps: int,
+        batch_size: int,
+        learning_rate: float,
+        device: th.device | str,
+        seed: int,
     ):
-        self.n_actions, self.train_steps, self.batch_size, self.learning_rate = (
-            n_actions,
-            train_steps,
-            batch_size,
-            learning_rate,
-        )
-        self.device = th.device(device)
+        self.n_actions, self.train_steps, self.batch_size = n_actions, train_steps, batch_size
+        self.learning_rate, self.device = learning_rate, th.device(device)
         self.generator = th.Generator(self.device).manual_seed(seed)
-        self._widths = (obs_dim + (n_actions or action_dim), hidden_dim, hidden_dim, obs_dim + 1)
+        self._widths = tuple(widths)
         self._new_network(seed)
         nothing = th.zeros(()), th.ones(()), th.zeros(()), th.zeros(())
         self.inputs: Normalizer = StandardNormalizer(*nothing)
-        self.outputs: Normalizer = StandardNormalizer(*nothing)
 
     def _new_network(self, seed: int) -> None:
         with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -70,24 +60,20 @@ class DynamicsHead:
             actions = nn.functional.one_hot(actions.long().flatten(), self.n_actions)
         return th.cat([obs, actions.float()], 1)
 
-    def fit(self, transitions: Transitions) -> float:
-        """
-        Train on real rows, from where the last fit left it.
+    def _rows_of(self, n: int, count: int) -> th.Tensor:
+        return th.randint(n, (count,), generator=self.generator, device=self.device)
 
-        :return: mean squared error over the last tenth of the steps, of standardised numbers
+    def _descend(self, loss_of_rows: Callable[[], th.Tensor]) -> float:
+        """
+        :param loss_of_rows: draws rows and gives their loss
+        :return: mean loss over the last tenth of the steps
         :raises GeneratorDivergedError: if that is not finite; the next fit starts anew
         """
-        x = self._joined(transitions["observations"], transitions["actions"])
-        change = transitions["next_observations"] - transitions["observations"]
-        y = th.cat([transitions["rewards"], change], 1)
-        self.inputs, self.outputs = StandardNormalizer.fit(x), StandardNormalizer.fit(y)
-        x, y = self.inputs.normalize(x), self.outputs.normalize(y)
         optimizer = th.optim.AdamW(self.network.parameters(), self.learning_rate, weight_decay=1e-4, fused=True)
         schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.train_steps)
         losses = []
         for step in range(self.train_steps):
-            rows = th.randint(len(x), (self.batch_size,), generator=self.generator, device=self.device)
-            loss = nn.functional.mse_loss(self.network(x[rows]), y[rows])
+            loss = loss_of_rows()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -97,8 +83,82 @@ class DynamicsHead:
         last_loss = float(th.stack(losses).mean())
         if not math.isfinite(last_loss):
             self._new_network(int(th.randint(2**62, (1,), generator=self.generator, device=self.device)))
-            raise GeneratorDivergedError(f"The dynamics head's loss is {last_loss} after {self.train_steps} steps.")
+            raise GeneratorDivergedError(f"The {self.name}'s loss is {last_loss} after {self.train_steps} steps.")
         return last_loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, statistics and random state."""
+        return {
+            "network": self.network.state_dict(),
+            "inputs": vars(self.inputs),
+            "random": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what ``state_dict`` returned."""
+        self.network.load_state_dict(state["network"])
+        self.inputs = self._statistics(state["inputs"])
+        set_generator_state(self.generator, state["random"])
+
+    def _statistics(self, state: dict[str, th.Tensor]) -> Normalizer:
+        return StandardNormalizer(**{part: value.to(self.device) for part, value in state.items()})
+
+
+class DynamicsHead(Head):
+    """
+    Predicts reward and change of the observation from observation and action, all standardised.
+
+    A generated transition is drawn as a whole, and guidance makes its outcome fit less well to its state and action; replacing
+    it by what this model predicts mends that. It predicts a mean: where the environment itself is random, that randomness is
+    lost.
+
+    :param obs_dim: numbers of an observation
+    :param action_dim: numbers of an action, or of its one-hot code
+    :param n_actions: number of discrete actions; 0 for continuous ones
+    :param hidden_dim: width of their two hidden layers
+    :param train_steps: steps of a fit
+    :param batch_size: rows of a step
+    :param learning_rate: at the start of a fit; it falls to 0 along a cosine
+    :param device: where it lives
+    :param seed: of its random numbers
+    """
+
+    name = "dynamics head"
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        n_actions: int = 0,
+        hidden_dim: int = 256,
+        train_steps: int = 3_000,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        device: th.device | str = "cpu",
+        seed: int = 0,
+    ):
+        widths = obs_dim + (n_actions or action_dim), hidden_dim, hidden_dim, obs_dim + 1
+        super().__init__(widths, n_actions, train_steps, batch_size, learning_rate, device, seed)
+        self.outputs = self.inputs
+
+    def fit(self, transitions: Transitions) -> float:
+        """
+        Train on real rows.
+
+        :return: mean squared error over the last tenth of the steps, of standardised numbers
+        :raises GeneratorDivergedError: if that is not finite; the next fit starts anew
+        """
+        x = self._joined(transitions["observations"], transitions["actions"])
+        change = transitions["next_observations"] - transitions["observations"]
+        y = th.cat([transitions["rewards"], change], 1)
+        self.inputs, self.outputs = StandardNormalizer.fit(x), StandardNormalizer.fit(y)
+        x, y = self.inputs.normalize(x), self.outputs.normalize(y)
+
+        def loss() -> th.Tensor:
+            rows = self._rows_of(len(x), self.batch_size)
+            return nn.functional.mse_loss(self.network(x[rows]), y[rows])
+
+        return self._descend(loss)
 
     @th.no_grad()
     def outcome(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -108,18 +168,8 @@ class DynamicsHead:
         return obs + y[:, 1:], y[:, :1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, statistics and random state."""
-        return {
-            "network": self.network.state_dict(),
-            "inputs": vars(self.inputs),
-            "outputs": vars(self.outputs),
-            "random": self.generator.get_state(),
-        }
+        return super().state_dict() | {"outputs": vars(self.outputs)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what ``state_dict`` returned."""
-        self.network.load_state_dict(state["network"])
-        for name in ("inputs", "outputs"):
-            statistics = {part: value.to(self.device) for part, value in state[name].items()}
-            setattr(self, name, StandardNormalizer(**statistics))
-        set_generator_state(self.generator, state["random"])
+        super().load_state_dict(state)
+        self.outputs = self._statistics(state["outputs"])

@@ -41,16 +41,20 @@ class FlatObservations:
     def flatten(self, obs: Any) -> th.Tensor:
         """``(n, dim)`` from tensors ``(n, ...)`` as the space has them."""
         if isinstance(obs, Mapping):
-            return th.cat([obs[key].flatten(1).float() for key in self.sizes], 1)
-        return obs.flatten(1).float()
+            return th.cat([_rows(obs[key]) for key in self.sizes], 1)
+        return _rows(obs)
 
     def unflatten(self, flat: th.Tensor) -> Any:
         """The inverse of ``flatten``."""
         parts = {
-            key: part.unflatten(1, box.shape)
+            key: part.reshape(len(part), *(box.shape or ()))
             for (key, box), part in zip(self._boxes.items(), flat.split(list(self.sizes.values()), 1), strict=True)
         }
         return parts[None] if None in parts else parts
+
+
+def _rows(obs: th.Tensor) -> th.Tensor:
+    return obs.reshape(len(obs), -1).float()
 
 
 def action_sizes(space: spaces.Space) -> tuple[int, int]:

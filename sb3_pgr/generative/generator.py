@@ -64,7 +64,7 @@ class TransitionGenerator:
         self._make_condition = chosen(CONDITIONS, self.config.condition, "condition")
         self._make_network = chosen(DENOISERS, self.config.denoiser, "denoiser")
         self.generator = th.Generator(self.device).manual_seed(seed)
-        self.n_fits, self.outside = 0, 0.0
+        self.n_fits, self.outside, self.can_go_on = 0, 0.0, False
         self._bfloat16 = self.config.precision == "bf16" or (
             self.config.precision == "auto" and has_fast_bfloat16(self.device)
         )
@@ -116,7 +116,7 @@ class TransitionGenerator:
         if self.device.type == "cpu":
             keep_freed_memory()
         n_steps = config.train_steps
-        if config.warm_start and self.n_fits:
+        if config.warm_start and self.can_go_on:
             n_steps = min(n_steps, config.warm_steps)
         if not config.warm_start and self.n_fits:
             self._new_network()
@@ -130,6 +130,7 @@ class TransitionGenerator:
             conditions, dropout = self.condition.normalize(relevance)[:, None], config.cfg_dropout
         self.network.train()
         self.optimizer.state.clear()
+        self.ema.restart(n_steps)
         tail, last_losses = max(n_steps // 10, 1), []
         with traced_gradients(config.compile):
             if config.compile:
@@ -151,7 +152,9 @@ class TransitionGenerator:
         finite = all(bool(parameter.isfinite().all()) for parameter in self.ema.network.parameters())
         if not (finite and math.isfinite(last_loss)):
             self._new_network()
+            self.can_go_on = False
             raise GeneratorDivergedError(f"The generator's loss is {last_loss} after {n_steps} steps.")
+        self.can_go_on = True
         return {"loss": last_loss, "seconds": time.perf_counter() - started}
 
     def _step(self, x: th.Tensor, given: th.Tensor, normal: th.Tensor) -> th.Tensor:
@@ -219,9 +222,9 @@ class TransitionGenerator:
         """Weights, normalisers and random state, as tensors and plain values; no weights that a fit would not go on from."""
         return {
             "n_fits": self.n_fits,
+            "can_go_on": self.can_go_on,
             "network": self.network.state_dict() if self.config.warm_start else None,
             "average": self.ema.network.state_dict(),
-            "ema_step": self.ema.step,
             "normalizer": vars(self.normalizer) if self.n_fits else None,
             "condition": None if self.condition is None else vars(self.condition),
             "random": self.generator.get_state(),
@@ -236,7 +239,7 @@ class TransitionGenerator:
         self.ema.network.load_state_dict(state["average"])
         if state["network"] is not None:
             self.network.load_state_dict(state["network"])
-        self.n_fits, self.ema.step = state["n_fits"], state["ema_step"]
+        self.n_fits, self.can_go_on = state["n_fits"], state["can_go_on"]
         for name, kind in (("normalizer", self._make_normalizer), ("condition", self._make_condition)):
             if state[name] is not None:
                 part = kind.__new__(kind)

@@ -18,6 +18,7 @@ from sb3_pgr.generative.generator import GeneratorDivergedError, Progress, Trans
 from sb3_pgr.generative.metrics import correlation_error, marginal_distances, nearest_distances
 from sb3_pgr.generative.normalizers import StandardNormalizer
 from sb3_pgr.generative.relevance import Relevance, Transitions, checked_values, make_relevance
+from sb3_pgr.generative.termination import TerminationHead
 
 N_REPORTED = 4_000
 COPIES = 6  # of what is drawn, at the most, on the way into a buffer
@@ -82,10 +83,13 @@ class Imagination:
         self.device = th.device(device)
         self.relevance = make_relevance(relevance)
         self.generator = TransitionGenerator(obs_dim, action_dim, n_actions, generator, self.device, seed)
-        self.dynamics = None
+        self.dynamics, self.termination = None, None
+        sizes = obs_dim, action_dim, n_actions
         if self.generator.config.dynamics_head:
             steps = self.generator.config.dynamics_steps
-            self.dynamics = DynamicsHead(obs_dim, action_dim, n_actions, train_steps=steps, device=self.device, seed=seed + 1)
+            self.dynamics = DynamicsHead(*sizes, train_steps=steps, device=self.device, seed=seed + 1)
+            if self.generator.config.terminals:
+                self.termination = TerminationHead(*sizes, device=self.device, seed=seed + 4)
         if policy_actions and self.dynamics is None:
             raise ValueError("policy_actions=True needs the dynamics head: generator=dict(dynamics_head=True).")
         self.cond_top_frac, self.policy_actions, self.max_outside = cond_top_frac, policy_actions, max_outside
@@ -130,6 +134,7 @@ class Imagination:
         """
         self.require_memory(n)
         n_real = len(real["rewards"])
+        self.relevance.observe(real)
         relevance = checked_values(self.relevance, real)
         parts = {name: (rows.start, rows.stop) for name, rows in self.generator.layout.parts.items()}
         report = RefitReport(step, {"n_real": n_real}, parts=parts)
@@ -139,14 +144,17 @@ class Imagination:
             if self.dynamics is not None:
                 started = time.perf_counter()
                 report.scalars["dynamics_loss"] = self.dynamics.fit(real)
+                ends = None if self.termination is None else self.termination.fit(real)
+                report.scalars |= {} if ends is None else {"termination_loss": ends}
                 report.scalars["dynamics_seconds"] = time.perf_counter() - started
         except GeneratorDivergedError as error:
             report.problem = str(error)
             return None, report
         started = time.perf_counter()
         synthetic, chosen, outside = self._drawn(real, relevance, n, progress)
-        report.scalars |= {"sample_seconds": time.perf_counter() - started, "outside": outside}
-        if len(synthetic["rewards"]):
+        n_synthetic = len(synthetic["rewards"])
+        report.scalars |= {"sample_seconds": time.perf_counter() - started, "outside": outside, "n_synthetic": n_synthetic}
+        if n_synthetic:
             self._describe(report, real, relevance, synthetic, chosen)
         if outside > self.max_outside:
             report.problem = (
@@ -163,6 +171,7 @@ class Imagination:
         :param real: the rows of that fit
         :return: ``n`` transitions (fewer if some were not finite)
         """
+        self.relevance.observe(real)
         return self._drawn(real, checked_values(self.relevance, real), n, progress)[0]
 
     def _drawn(
@@ -188,6 +197,9 @@ class Imagination:
         outside = max(outside, box.outside(rows))
         rows = box.denormalize(box.clamp(rows))
         synthetic["rewards"], synthetic["next_observations"] = rows[:, :1], rows[:, 1:]
+        if self.termination is not None:
+            places = (synthetic[name] for name in ("observations", "actions", "next_observations"))
+            synthetic["dones"] = self.termination.draw(*places)
         finite = th.stack([rows.isfinite().all(1) for rows in synthetic.values()]).all(0)
         return {name: rows[finite] for name, rows in synthetic.items()}, chosen, outside
 
@@ -203,7 +215,8 @@ class Imagination:
         if self.relevance.unconditional:
             among = th.arange(len(relevance), device=self.device)
         else:
-            among = relevance.topk(max(int(self.cond_top_frac * len(relevance)), 1)).indices
+            mixed = th.randperm(len(relevance), generator=self.random, device=self.device)  # so that ties are broken by chance
+            among = mixed[relevance[mixed].topk(max(int(self.cond_top_frac * len(relevance)), 1)).indices]
         return among[th.randint(len(among), (n,), generator=self.random, device=self.device)]
 
     def _describe(
@@ -246,15 +259,19 @@ class Imagination:
             "marginal_distance": float(marginal_distances(of_chosen, of_drawn).mean()),
             "correlation_error": correlation_error(of_chosen, of_drawn),
             "nearest_ratio": float(arrays["nearest_synthetic"].median() / typical),
-            "n_synthetic": len(synthetic["rewards"]),
         }
+        if layout.terminals:
+            report.scalars["terminals_relevant"] = float(real["dones"][chosen].mean())
+            report.scalars["terminals_synthetic"] = float(synthetic["dones"].mean())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning and drawing have changed, as tensors and plain values."""
         return {
             "generator": self.generator.state_dict(),
             "relevance": self.relevance.state_dict(),
+            "relevance_of": type(self.relevance).__name__,
             "dynamics": None if self.dynamics is None else self.dynamics.state_dict(),
+            "termination": None if self.termination is None else self.termination.state_dict(),
             "random": self.random.get_state(),
         }
 
@@ -262,12 +279,15 @@ class Imagination:
         """
         Put back what ``state_dict`` returned.
 
-        :raises ValueError: if it is of other sizes
+        :raises RuntimeError: if it is of other sizes, another relevance or other heads
         """
+        if state["relevance_of"] != type(self.relevance).__name__:
+            raise RuntimeError(f"Saved with relevance {state['relevance_of']}; this one has {type(self.relevance).__name__}.")
         self.generator.load_state_dict(state["generator"])
         self.relevance.load_state_dict(state["relevance"])
-        if (self.dynamics is None) != (state["dynamics"] is None):
-            raise ValueError("the saved generator and this one differ in dynamics_head")
-        if self.dynamics is not None:
-            self.dynamics.load_state_dict(state["dynamics"])
+        for name, head in (("dynamics", self.dynamics), ("termination", self.termination)):
+            if (head is None) != (state[name] is None):
+                raise RuntimeError("The saved generator and this one differ in dynamics_head or terminals.")
+            if head is not None:
+                head.load_state_dict(state[name])
         set_generator_state(self.random, state["random"])

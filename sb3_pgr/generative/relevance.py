@@ -44,6 +44,9 @@ class Relevance:
         """One training step on ``batch_size`` real rows; returns what is worth logging."""
         return {}
 
+    def observe(self, real: Transitions) -> None:
+        """All real rows, before their values are asked for; for what compares with them."""
+
     def values(self, transitions: Transitions) -> th.Tensor:
         """Relevance of each row ``(n,)``, finite."""
         raise NotImplementedError
@@ -274,13 +277,16 @@ class Novelty(Relevance):
         self.n_neighbors, self.n_reference = n_neighbors, n_reference
         self._reference: th.Tensor | None = None
 
+    def observe(self, real: Transitions) -> None:
+        obs = real["observations"]
+        self._mean, self._scale = obs.mean(0), obs.std(0) + 1e-6
+        chosen_rows = th.linspace(0, len(obs) - 1, min(self.n_reference, len(obs)), device=obs.device).long()
+        self._reference = (obs[chosen_rows] - self._mean) / self._scale
+
     def values(self, transitions: Transitions) -> th.Tensor:
-        obs = transitions["observations"]
-        if "episode_ends" in transitions or self._reference is None:  # the real rows
-            self._mean, self._scale = obs.mean(0), obs.std(0) + 1e-6
-            chosen_rows = th.linspace(0, len(obs) - 1, min(self.n_reference, len(obs)), device=obs.device).long()
-            self._reference = (obs[chosen_rows] - self._mean) / self._scale
-        rows = (obs - self._mean) / self._scale
+        if self._reference is None:
+            raise RuntimeError("Novelty is of real rows: call observe(real) first.")
+        rows = (transitions["observations"] - self._mean) / self._scale
         k = min(self.n_neighbors, len(self._reference) - 1)
         if k < 1:
             return rows.new_zeros(len(rows))

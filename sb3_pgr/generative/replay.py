@@ -234,6 +234,9 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         if self.n_added < self._next_refit or _checked_ratio(self.synthetic_ratio, self.n_added) == 0:
             return
         if self.size() * self.n_envs < self.warmup:
+            if self.full:
+                held = self.size() * self.n_envs
+                raise ValueError(f"warmup={self.warmup} is never reached: the buffer holds {held} transitions.")
             if not self._told_to_wait:
                 warnings.warn(
                     f"Generative replay waits: {self.size() * self.n_envs} real transitions, the first fit needs "

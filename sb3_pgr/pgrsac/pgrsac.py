@@ -106,9 +106,6 @@ class PGRSAC(REDQ):
         self.cond_top_frac = cond_top_frac
         self.cfg_scale = cfg_scale
         self.generator = generator
-        replay_buffer_kwargs = dict(replay_buffer_kwargs or {})
-        for name in REPLAY_ARGUMENTS & replay_buffer_kwargs.keys():
-            setattr(self, name, replay_buffer_kwargs.pop(name))
         super().__init__(
             policy,
             env,
@@ -142,12 +139,15 @@ class PGRSAC(REDQ):
         )
 
     def _setup_model(self) -> None:
-        # From attributes, so that load(path, synthetic_ratio=0.25) means something.
+        given = dict(self.replay_buffer_kwargs)  # load takes these and the arguments of their own, as the constructor does
+        for name in REPLAY_ARGUMENTS & given.keys():
+            setattr(self, name, given.pop(name))
         settings = {name: getattr(self, name) for name in REPLAY_ARGUMENTS}
         if self.compile:
             settings["generator"] = replace(generator_config(self.generator), compile=True)
-        self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "gamma": self.gamma, **settings}
+        self.replay_buffer_kwargs = {**given, "gamma": self.gamma, **settings}
         super()._setup_model()
+        self.replay_buffer_kwargs = given
         self.replay_buffer.bind_model(self)
         self._refit_log = RefitLog()
 

@@ -1,0 +1,92 @@
+"""Whether generated transitions end an episode, told from where they lead."""
+
+import math
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_pgr.generative.dynamics import Head
+from sb3_pgr.generative.normalizers import StandardNormalizer
+from sb3_pgr.generative.relevance import Transitions
+
+
+class TerminationHead(Head):
+    """
+    Draws terminals from observation, action and next observation, all standardised: a classifier that learns from as many
+    ends as other rows, corrected for how rare ends are.
+
+    The dynamics head replaces the next observation of what is drawn, so that a terminal drawn with it does not fit.
+
+    :param obs_dim: numbers of an observation
+    :param action_dim: numbers of an action, or of its one-hot code
+    :param n_actions: number of discrete actions; 0 for continuous ones
+    :param hidden_dim: width of the two hidden layers
+    :param train_steps: steps of a fit
+    :param batch_size: rows of a step
+    :param learning_rate: at the start of a fit; it falls to 0 along a cosine
+    :param device: where it lives
+    :param seed: of its random numbers
+    """
+
+    name = "termination head"
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        n_actions: int = 0,
+        hidden_dim: int = 128,
+        train_steps: int = 1_000,
+        batch_size: int = 256,
+        learning_rate: float = 3e-3,
+        device: th.device | str = "cpu",
+        seed: int = 0,
+    ):
+        widths = 2 * obs_dim + (n_actions or action_dim), hidden_dim, hidden_dim, 1
+        super().__init__(widths, n_actions, train_steps, batch_size, learning_rate, device, seed)
+        self.rate = 0.0  # share of ends among real rows
+
+    def fit(self, transitions: Transitions) -> float | None:
+        """
+        Train on real rows.
+
+        :return: cross entropy over the last tenth of the steps; None if all rows end, or none does
+        :raises GeneratorDivergedError: if that is not finite; the next fit starts anew
+        """
+        dones = transitions["dones"].flatten() > 0.5
+        self.rate = float(dones.float().mean())
+        if self.rate in (0.0, 1.0):
+            return None
+        x = self._inputs(transitions["observations"], transitions["actions"], transitions["next_observations"])
+        self.inputs = StandardNormalizer.fit(x)
+        x, half = self.inputs.normalize(x), self.batch_size // 2
+        of_each = [dones.nonzero().flatten(), (~dones).nonzero().flatten()]
+        labels = th.cat([th.ones(half, device=self.device), th.zeros(half, device=self.device)])
+
+        def loss() -> th.Tensor:
+            rows = [some[self._rows_of(len(some), half)] for some in of_each]
+            logits = self.network(x[th.cat(rows)]).flatten()
+            return nn.functional.binary_cross_entropy_with_logits(logits, labels)
+
+        return self._descend(loss)
+
+    @th.no_grad()
+    def draw(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        """Terminals ``(n, 1)``, 0 or 1."""
+        if self.rate in (0.0, 1.0):
+            return obs.new_full((len(obs), 1), self.rate)
+        x = self.inputs.normalize(self._inputs(obs, actions, next_obs))
+        logits = th.cat([self.network(part) for part in x.split(10_000)]) + math.log(self.rate / (1 - self.rate))
+        drawn = th.rand(logits.shape, generator=self.generator, device=self.device)
+        return (drawn < logits.sigmoid()).float()
+
+    def _inputs(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        return th.cat([self._joined(obs, actions), next_obs], 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"rate": self.rate}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.rate = state["rate"]
