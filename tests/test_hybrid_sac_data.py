@@ -234,4 +234,4 @@ def test_episodes_that_were_cut_are_not_counted_on():
     model.learn(28)
     model.learn(12)  # the environment is reset, 8 steps into an episode of 20
     model.learn(20)
-    assert [episode.steps for episode in model._episode_log._episodes] == [20, 20]
+    assert [episode.steps for episode in model.episode_log._episodes] == [20, 20]

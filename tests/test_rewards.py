@@ -221,7 +221,7 @@ def test_episodes_that_the_classifier_ends_are_counted(trained):
     assert (returns, lengths) == ([15, 15], [3, 3])  # of the task, which is never done
     model = HybridSAC("MultiInputPolicy", make_vec_env(Endless, **options), buffer_size=100, device="cpu")
     model.learn(6)
-    assert model._episode_log.summary()["true_success_rate"] == 0 and len(model.ep_info_buffer) == 2
+    assert model.episode_log.summary()["true_success_rate"] == 0 and len(model.ep_info_buffer) == 2
 
 
 def test_folders(tmp_path):
