@@ -6,16 +6,20 @@ import pickle
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
+import rl_zoo3.train
 from commands import command, run
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_pgr.common.video import record_episodes
+from sb3_pgr.zoo import train as verb
+from sb3_pgr.zoo.manager import Extras, Manager
 from sb3_pgr.zoo.saved_model import SavedModel
 
 SMALL = ["-params", "learning_starts:100", "gradient_steps:1", "n_critics:2", "policy_kwargs:dict(net_arch=[8])"]
@@ -320,3 +324,17 @@ def test_optimize(tmp_path):
 
 def test_list_envs():
     assert run("list-envs", "cheetah").split() == ["dmc/cheetah-run-v0", "HalfCheetah-v4", "HalfCheetah-v5"]
+
+
+@pytest.mark.parametrize(
+    "steps, given, expected", [(20_000, (), 2_000), (3_000, (), 1_000), (1_000_000, (), 25_000), (20_000, ("7000",), 7_000)]
+)
+def test_short_runs_are_evaluated_too(steps, given, expected, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Manager, "learn", lambda manager, model: seen.append(manager.eval_freq))
+    monkeypatch.setattr(Manager, "extras", Extras())
+    monkeypatch.setattr(rl_zoo3.train, "ExperimentManager", Manager)
+    arguments = ["--algo", "redq", "--env", "Pendulum-v1", "-n", str(steps), "-f", str(tmp_path), "-params", "buffer_size:100"]
+    monkeypatch.setattr(sys, "argv", ["train", *arguments, *(("--eval-freq", *given) if given else ())])
+    verb.main()
+    assert seen == [expected]

@@ -80,6 +80,13 @@ def data(tmp_path_factory):
 def test_python_runs(block, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(data, "data.npz")
+    if "random.npz" in block.text:  # what the command above it makes
+        from stable_baselines3.common.env_util import make_vec_env
+
+        from sb3_pgr.offline.collection import collect
+        from sb3_pgr.offline.readers import save_npz
+
+        save_npz(collect(make_vec_env("HalfCheetah-v5"), episodes=2), "random.npz")
     given = "".join(code for name, code in GIVEN.items() if re.search(rf"\b{name}\b", block.text))
     exec(SETTING + given + (IMAGES if "CnnPolicy" in block.text else "") + short_python(block.text), {})
 

@@ -22,7 +22,8 @@ class BC(OfflineAlgorithm):
     """
     Behaviour cloning: imitate the actions of the dataset, or of its best episodes. The baseline of every offline table.
 
-    Parameters not listed are those of ``OfflineAlgorithm``.
+    Parameters not listed are those of ``OfflineAlgorithm``. It has no targets, discount and map of rewards, and nothing
+    for going on online.
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"``, or a class; ``policy_kwargs=dict(gaussian=True)`` maximises the
         likelihood of a normal distribution instead of minimising squared errors

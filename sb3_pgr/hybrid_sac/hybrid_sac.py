@@ -51,7 +51,8 @@ class HybridSAC(SAC):
     transition joins the demonstrations too.
 
     All losses of an update are taken at the same parameters. One encoder serves all networks and is trained by the critics
-    alone. Parameters not listed are those of SB3's ``SAC``; there is no gSDE here.
+    alone. Parameters not listed are those of SB3's ``SAC``; not here: gSDE, ``n_steps``,
+    ``target_update_interval`` and ``optimize_memory_usage`` (images are stored once anyway).
 
     :param policy: ``"MlpPolicy"`` for a flat state, ``"CnnPolicy"`` for an image, ``"MultiInputPolicy"`` for a Dict of images
         and states, or a class
@@ -75,7 +76,7 @@ class HybridSAC(SAC):
     :param target_entropy: ``"auto"`` is half the number of an action's entries, grippers included, negative
     :param grasp_epsilon: probability of a random gripper command while training
     :param augmentation: move images by up to 4 pixels, all cameras of an observation alike
-    :param compile: compile the update with ``torch.compile``
+    :param compile: compile the losses with ``torch.compile``
     :param precision: ``"fp32"`` or ``"bf16"`` (bfloat16 autocast)
     :param dataset: in place of demonstrations: ``learn`` is then ``learn_offline``. It is not saved with the model
     :param device: ``"auto"`` is CUDA, MPS or the CPU, the first there is

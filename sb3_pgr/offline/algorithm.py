@@ -73,7 +73,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param train_freq: live steps between updates
     :param gradient_steps: updates after that
     :param action_noise: exploration online
-    :param compile: compile the losses
+    :param compile: compile the whole update into one graph
     :param precision: ``"fp32"`` or ``"bf16"``
     :raises ValueError: without dataset and environment, or if a number is out of range
     :raises DatasetError: if the dataset makes no sense or does not fit the environment

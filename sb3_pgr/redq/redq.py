@@ -34,8 +34,8 @@ class REDQ(SAC):
     subset of M target critics, and an actor trained on the mean over all critics.
 
     Parameters not listed are those of SB3's ``SAC``. Not taken over from it: gSDE (``use_sde``),
-    ``target_update_interval`` (targets follow after every update, as in the paper) and ``n_steps`` (an argument of the
-    buffer: ``replay_buffer_kwargs=dict(n_steps=3, gamma=0.99)``).
+    ``target_update_interval`` (targets follow after every update, as in the paper), ``optimize_memory_usage``, and ``n_steps``
+    (an argument of the buffer: ``replay_buffer_kwargs=dict(n_steps=3, gamma=0.99)``).
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, ``"SimbaPolicy"``, or a class
     :param env: environment, or its registered id
@@ -48,7 +48,7 @@ class REDQ(SAC):
     :param target_mode: ``"min"`` over the subset, or ``"mean"`` over all target critics
     :param replay_buffer_class: ``TensorReplayBuffer`` by default. With ``PrioritizedReplayBuffer`` the critics' losses
         are weighted and the priorities follow the TD errors
-    :param compile: compile the losses with ``torch.compile`` (needs a C++ compiler on CPU)
+    :param compile: compile the whole update into one graph with ``torch.compile`` (needs a C++ compiler on CPU)
     :param precision: ``"fp32"`` or ``"bf16"`` (bfloat16 autocast)
     :param cuda_graph: run each block of updates as one CUDA graph; needs ``gradient_steps`` to be a multiple of
         ``policy_delay``. Not yet run on a GPU

@@ -31,6 +31,7 @@ from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
 from sb3_pgr.offline.dataset import ENV_KWARGS, OfflineDataset
 from sb3_pgr.rewards import ClassifierReward
+from sb3_pgr.zoo.arguments import option
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.gems_models import with_fingerprints
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
@@ -165,6 +166,8 @@ class Manager(ExperimentManager):
         return hyperparams if self.extras.loaded is None else hyperparams | {"dataset": self.extras.loaded}
 
     def create_callbacks(self) -> None:
+        if self.eval_freq > 0 and option(self.extras.argv, "--eval-freq") is None:  # ten in a short run, which else had none
+            self.eval_freq = min(self.eval_freq, max(self.n_timesteps // 10, 1_000))
         super().create_callbacks()
         if self.optimize_hyperparameters:
             return
