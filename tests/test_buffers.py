@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch.utils._pytree import tree_leaves, tree_map
 
-from sb3_pgr.buffers import TensorReplayBuffer, frames, sample_block
+from sb3_pgr.buffers import TensorReplayBuffer, frames, sample_block, tensor_replay
 from sb3_pgr.buffers.frames import FrameRing
 from sb3_pgr.buffers.storage import RecordStorage
 
@@ -395,12 +397,28 @@ def test_a_ring_of_frames_has_room_for_short_episodes(length, grows):
     assert np.array_equal(newest, frames[-1, 0])
 
 
+@pytest.mark.parametrize("space", [OBS, spaces.Dict(a=OBS, b=spaces.Box(-1, 1, (2,)))], ids=["box", "dict"])
+def test_tensors_beside_arrays(space, monkeypatch):
+    """Observations on a GPU, actions of numpy: tried on the CPU, as if numpy could not read its tensors."""
+    monkeypatch.setattr(tensor_replay, "lives_on_host", lambda device: False)
+    rng, buffers = np.random.default_rng(0), [TensorReplayBuffer(20, space, ACT, device="cpu", n_envs=2) for _ in range(2)]
+    for i in range(30):
+        obs = [batch_space(space, 2).sample() for _ in range(2)]
+        rest = rng.normal(size=(2, *ACT.shape)), rng.normal(size=2), np.array([i % 5 == 4, False]), [{}, {}]
+        buffers[0].add(*obs, *rest)
+        buffers[1].add(*tree_map(th.as_tensor, obs), *rest)
+    rows = [buffer.rows(th.arange(40)) for buffer in buffers]
+    for ours, theirs in zip(tree_leaves(rows[0]), tree_leaves(rows[1]), strict=True):
+        assert th.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("width", [3, 8])
 @pytest.mark.parametrize("on_host", [True, False])
 def test_a_growing_ring_of_frames(dtype, width, on_host, monkeypatch):
     """Any type of image, of any width, and the way of a GPU, tried on the CPU."""
     monkeypatch.setattr(frames, "lives_on_host", lambda device: on_host)
+    monkeypatch.setattr(frames, "_FIRST_FRAMES", 8)
     ring = FrameRing((2, width), np.dtype(dtype), 60, 2, th.device("cpu"), frame_stack=2)
     rng, reserved = np.random.default_rng(0), ring.nbytes
     steps = [rng.integers(0, 60_000 if dtype != np.uint8 else 256, (2, 2, 2, width)).astype(dtype) for _ in range(60)]

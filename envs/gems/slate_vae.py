@@ -183,7 +183,7 @@ def train_slate_vae(
     loss_of = th.compile(model.loss) if compile else model.loss
     for step in range(steps):
         index = th.randint(len(rows), (batch_size,), device=device)
-        with th.autocast(device, th.bfloat16):
+        with th.autocast(th.device(device).type, th.bfloat16):
             loss, _ = loss_of(rows[index], marks[index], click_weight, kl_weight)
         optimizer.zero_grad()
         loss.backward()

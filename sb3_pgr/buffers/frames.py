@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 from sb3_pgr.buffers.storage import lives_on_host, torch_dtype, usable_device
 
+_FIRST_FRAMES = 1024  # on a GPU, where memory is taken at once; it grows by doubling
 _SLACK = 16  # spare frames: one in 16, for the frames that episode ends add: episodes of 16 steps or more never grow the ring
 
 
@@ -59,14 +60,22 @@ class FrameRing:
         self._earlier = (*axis, slice(-per_frame))
         self._room = 0  # frames that surely fit without looking at what is still needed
         self.has_broken_stacks = False
-        self._allocate(rows + rows // _SLACK + 2 * frame_stack)
+        self._usual = rows + rows // _SLACK + 2 * frame_stack
+        self._allocate(self._usual if lives_on_host(device) else min(self._usual, _FIRST_FRAMES))
 
     def _allocate(self, capacity: int) -> None:
         shape = (capacity, self.n_envs, *self.frame_shape)
-        if lives_on_host(self.device):
-            self._set_frames(th.from_numpy(np.zeros(shape, self.dtype)))
-        else:
-            self._set_frames(th.zeros(shape, dtype=torch_dtype(self.dtype), device=self.device))
+        try:
+            if lives_on_host(self.device):
+                self._set_frames(th.from_numpy(np.zeros(shape, self.dtype)))
+            else:
+                self._set_frames(th.zeros(shape, dtype=torch_dtype(self.dtype), device=self.device))
+        except (MemoryError, th.OutOfMemoryError) as error:
+            gigabytes = np.prod(shape, dtype=float) * self.dtype.itemsize / 1e9
+            raise MemoryError(
+                f"{capacity} x {self.n_envs} frames of {self.frame_shape} need {gigabytes:.1f} GB on {self.device}, which "
+                f"cannot be had ({error}). Use a smaller buffer_size."
+            ) from error
 
     def _set_frames(self, frames: th.Tensor) -> None:
         self._frames, self._capacity, self._envs = frames, len(frames), np.arange(self.n_envs)
@@ -220,7 +229,8 @@ class FrameRing:
         if needed <= capacity:
             return
         old, old_heads = self._frames, self.heads
-        self._allocate(needed + needed // _SLACK)
+        enough = needed + needed // _SLACK
+        self._allocate(enough if capacity >= self._usual else max(enough, min(2 * capacity, self._usual)))
         for env in range(self.n_envs):
             head = int(old_heads[env])
             position = th.arange(min(max(int(lowest[env]), head - capacity, 0), head), head, device=self.device)

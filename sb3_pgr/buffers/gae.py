@@ -2,6 +2,8 @@
 
 import torch as th
 
+from sb3_pgr.common.device import widest_float
+
 
 def generalized_advantages(
     rewards: th.Tensor,
@@ -25,7 +27,7 @@ def generalized_advantages(
     :param gae_lambda: weight of longer estimates
     :return: advantages ``(T, n_envs)``, in the type of ``values``
     """
-    wide = th.float32 if values.device.type == "mps" else th.float64  # as many roundings as steps would show in float32
+    wide = widest_float(values.device)  # as many roundings as steps would show in float32
     continues = next_non_terminal.to(wide) * gamma
     advantages = rewards.to(wide) + continues * next_values.to(wide) - values.to(wide)
     factors, step = continues * gae_lambda, 1

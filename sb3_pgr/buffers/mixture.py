@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pgr.buffers.fields import FromShapes, check_counts
 from sb3_pgr.buffers.samples import WeightedSamples, sample_block
 from sb3_pgr.buffers.schedules import Schedule, schedule_value
+from sb3_pgr.buffers.storage import usable_device
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 from sb3_pgr.common.state import get_arrays, set_arrays, set_generator_state, truncate_episodes
 
@@ -272,6 +273,10 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
             }
             for name in self.shares
         }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._device = usable_device(self._device)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything all sources hold, as CPU tensors and numbers."""

@@ -177,7 +177,7 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
             self._check(*unchecked)
         copies = [value.to("cpu", non_blocking=True) for value in (indices, priorities)]
         event = th.cuda.Event()
-        event.record()
+        event.record(th.cuda.current_stream(self._home))
         self._unchecked = (event, *copies)
 
     def _move(self, device: th.device) -> None:
@@ -210,7 +210,7 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__() | {"_priorities": self._priority_state()}
-        for name in ("_tree", "_max_priority", "_unchecked"):
+        for name in ("_tree", "_max_priority", "_unchecked", "drawn"):
             del state[name]
         return state
 

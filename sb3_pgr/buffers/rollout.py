@@ -21,7 +21,7 @@ from sb3_pgr.buffers.fields import (
     of_key,
 )
 from sb3_pgr.buffers.gae import generalized_advantages
-from sb3_pgr.buffers.storage import RecordStorage
+from sb3_pgr.buffers.storage import RecordStorage, usable_device
 
 _OBS = "observations"
 _GATHERED_BYTES = 2**24
@@ -158,6 +158,15 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         )
         self._estimates[..., _ADVANTAGES] = advantages
         self._estimates[..., _RETURNS] = advantages + values
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_estimates": self._estimates.cpu()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """On this machine's devices, whatever it comes from."""
+        self.__dict__.update(state)
+        self.device = usable_device(self.device)
+        self._estimates = self._estimates.to(self.device)
 
     def _check_complete(self) -> None:
         if not self.full:

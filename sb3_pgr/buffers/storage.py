@@ -49,7 +49,7 @@ class RecordStorage:
         if kind not in KINDS:
             raise ValueError(f"storage={kind!r} is not known; choose one of {', '.join(KINDS)}.")
         if kind == "pinned" and not th.cuda.is_available():
-            raise ValueError("storage='pinned' speeds up the way to a GPU, but there is none.")
+            raise ValueError("storage='pinned' is of page-locked memory for a GPU, but there is none.")
         if kind == "disk" and folder is not None and not Path(folder).is_dir():
             raise FileNotFoundError(f"storage_dir={str(folder)!r} is no folder on this machine.")
         self.arguments: dict[str, Any] = dict(fields=dict(fields), rows=rows, n_envs=n_envs, kind=kind, folder=folder)
@@ -100,9 +100,9 @@ class RecordStorage:
                     return np.memmap(file, dtype=self._layout, mode="w+", shape=shape)
             if self.kind == "pinned":
                 size = rows * self.n_envs * self._layout.itemsize
-                return th.zeros(size, dtype=th.uint8).pin_memory().numpy().view(self._layout).reshape(shape)
+                return th.zeros(size, dtype=th.uint8, pin_memory=True).numpy().view(self._layout).reshape(shape)
             return np.zeros(shape, self._layout)
-        except (MemoryError, OSError) as error:
+        except (MemoryError, OSError, RuntimeError) as error:
             raise self._too_large(rows, error) from error
 
     @property
@@ -244,6 +244,8 @@ def lives_on_host(device: th.device) -> bool:
 def usable_device(device: th.device | str) -> th.device:
     """The device on which something lived, or what this machine has in its place."""
     device = th.device(device)
+    if device.type == "mps" and not th.backends.mps.is_available():
+        return th.device("cpu")
     if device.type == "cuda":
         if not th.cuda.is_available():
             return th.device("cpu")

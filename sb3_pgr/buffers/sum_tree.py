@@ -3,6 +3,8 @@
 import numpy as np
 import torch as th
 
+from sb3_pgr.common.device import widest_float
+
 _SHIFT = 6
 WIDTH = 2**_SHIFT
 _TOP = 2**14  # searched as a whole
@@ -23,7 +25,7 @@ class SumTree:
 
     def __init__(self, size: int, device: th.device | str = "cpu"):
         self.size, self.device = size, th.device(device)
-        self._wide = th.float32 if self.device.type == "mps" else th.float64
+        self._wide = widest_float(self.device)
         self._strata = th.empty(0)
         self._levels: list[th.Tensor] = []  # leaves first; each level is padded to whole nodes
         n = size

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from sb3_pgr.buffers.fields import FieldType, FromShapes, action_field, as_tensor, check_counts
 from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
 from sb3_pgr.buffers.observations import NEXT_OBS, OBS, ObservationLayout
-from sb3_pgr.buffers.storage import RecordStorage, usable_device
+from sb3_pgr.buffers.storage import RecordStorage, lives_on_host, usable_device
 from sb3_pgr.common.engine import keep_freed_memory
 from sb3_pgr.common.state import set_generator_state
 
@@ -195,8 +195,9 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
             timeouts = [info.get("TimeLimit.truncated", False) for info in infos]  # type: ignore[union-attr]
             if len(timeouts) != self.n_envs:
                 raise ValueError(f"{self.n_envs} environments need as many infos, got {len(timeouts)}.")
-        if type(action) is not np.ndarray:
-            if isinstance(action, th.Tensor):  # from the device: do not go through the host
+        from_device = isinstance(action, th.Tensor) or _on_device(obs) or _on_device(reward) or _on_device(extra)
+        if from_device or type(action) is not np.ndarray:
+            if from_device:  # do not go through the host
                 timeouts = np.broadcast_to(timeouts, self.n_envs)
                 step = [_one_row(value) for value in (obs, next_obs, action, reward, done, timeouts, extra)]
                 self._extend(step[0], step[1], step[2], step[3], step[4], None, step[5], step[6])
@@ -438,6 +439,12 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         self._device = usable_device(self._device)
         self.generator = th.Generator(self._home)
         set_generator_state(self.generator, state["generator"])
+
+
+def _on_device(value: Any) -> bool:
+    """Whether it is a tensor, or a dict of such, that numpy cannot read."""
+    value = next(iter(value.values()), None) if isinstance(value, dict) else value
+    return isinstance(value, th.Tensor) and not lives_on_host(value.device)
 
 
 def _one_row(value: Any) -> Any:

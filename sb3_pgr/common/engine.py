@@ -36,6 +36,7 @@ class UpdateEngine:
         self.precision = precision
         self.cuda_graph = cuda_graph
         self._graphs: dict[Any, _CapturedBlock] = {}
+        self._states: list[Any] = []  # of the optimisers that the graphs were captured with
         self._compiled: Update | None = None
         if device.type == "cpu":
             keep_freed_memory()
@@ -75,9 +76,13 @@ class UpdateEngine:
                 update = self._compiled
             if self.cuda_graph:
                 key = (tuple(flags), tuple(value.shape for value in tree_leaves(block)))
+                states = [optimizer.state for optimizer in optimizers]
+                if len(states) != len(self._states) or any(a is not b for a, b in zip(states, self._states)):
+                    self._graphs.clear()  # loaded ones lie elsewhere
+                    self._states = states
                 with th.cuda.device(self.device):
                     if key not in self._graphs:
-                        self._graphs[key] = _CapturedBlock(update, block, flags)
+                        self._graphs[key] = _CapturedBlock(update, block, flags, results)
                         metrics = self._graphs[key].first_metrics
                     else:
                         metrics = self._graphs[key].replay(block, results)
@@ -114,25 +119,29 @@ class _CapturedBlock:
     the graph.
     """
 
-    def __init__(self, update: Update, block: Block, flags: Sequence[bool]):
+    def __init__(self, update: Update, block: Block, flags: Sequence[bool], results: Sequence[str]):
+        self._inputs = tree_map(th.clone, block)  # of other strides: a compiled update must see them before the capture
         stream = th.cuda.Stream()
         stream.wait_stream(th.cuda.current_stream())
         with th.cuda.stream(stream):
-            self.first_metrics = _run_eagerly(update, block, flags)
+            self.first_metrics = _run_eagerly(update, self._inputs, flags)
         th.cuda.current_stream().wait_stream(stream)
-        self._inputs = tree_map(th.clone, block)
+        self._hand_back(block, results)
         self._graph = th.cuda.CUDAGraph()
-        with th.cuda.graph(self._graph):
+        with th.cuda.graph(self._graph, stream=stream):
             self._metrics = _run_eagerly(update, self._inputs, flags)
 
     def replay(self, block: Block, results: Sequence[str]) -> dict[str, th.Tensor]:
         for static, value in zip(tree_leaves(self._inputs), tree_leaves(block), strict=True):
             static.copy_(value)
         self._graph.replay()
+        self._hand_back(block, results)
+        return self._metrics
+
+    def _hand_back(self, block: Block, results: Sequence[str]) -> None:
         for name in results:
             if name in block:
                 block[name].copy_(self._inputs[name])
-        return self._metrics
 
 
 def set_capturable(optimizers: Sequence[th.optim.Optimizer], capturable: bool) -> None:

@@ -1,6 +1,8 @@
 """State of buffers, VecNormalize and random generators, as tensors and plain values that are read without unpickling."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,17 @@ def restore_rng(state: dict[str, Any]) -> None:
             th.cuda.set_rng_state(th.tensor(generator, dtype=th.uint8), device)
     if "mps" in state and th.backends.mps.is_available():
         th.mps.set_rng_state(th.tensor(state["mps"], dtype=th.uint8))
+
+
+@contextmanager
+def own_randomness(seed: int, device: th.device) -> Iterator[None]:
+    """What draws from torch's global generators, on the CPU and on this device, draws from a seed; they stay as they were."""
+    with th.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        th.default_generator.manual_seed(seed)  # th.manual_seed would reseed all GPUs
+        if device.type == "cuda":
+            with th.cuda.device(device):
+                th.cuda.manual_seed(seed)
+        yield
 
 
 def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch as th
 from torch import nn
 
-from sb3_pgr.common.state import set_generator_state
+from sb3_pgr.common.state import own_randomness, set_generator_state
 from sb3_pgr.generative.generator import GeneratorDivergedError
 from sb3_pgr.generative.normalizers import Normalizer, StandardNormalizer
 from sb3_pgr.generative.relevance import Transitions
@@ -48,8 +48,7 @@ class Head:
         self.inputs: Normalizer = StandardNormalizer(*nothing)
 
     def _new_network(self, seed: int) -> None:
-        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            th.manual_seed(seed)
+        with own_randomness(seed, self.device):
             layers: list[nn.Module] = []
             for n_in, n_out in itertools.pairwise(self._widths):
                 layers += [nn.Linear(n_in, n_out), nn.SiLU()]

@@ -18,7 +18,7 @@ from sb3_pgr.common.optimizers import (
     set_learning_rate,
     traced_gradients,
 )
-from sb3_pgr.common.state import set_generator_state
+from sb3_pgr.common.state import own_randomness, set_generator_state
 from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.denoiser import PaperDenoiser, ResidualDenoiser
 from sb3_pgr.generative.ema import WarmupEMA
@@ -79,8 +79,7 @@ class TransitionGenerator:
     def _new_network(self) -> None:
         """With weights from the generator's own random numbers."""
         seed = int(th.randint(2**62, (1,), generator=self.generator, device=self.device))
-        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            th.manual_seed(seed)
+        with own_randomness(seed, self.device):
             try:
                 self.network = self._make_network(self.layout.dim, **self.config.denoiser_kwargs).to(self.device)
             except TypeError as error:

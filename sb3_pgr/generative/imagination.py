@@ -1,8 +1,6 @@
 """Relevance, generator and dynamics head together: from real transitions to relevant synthetic ones."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +8,7 @@ import numpy as np
 import torch as th
 
 from sb3_pgr.common.memory import total_memory
-from sb3_pgr.common.state import set_generator_state
+from sb3_pgr.common.state import own_randomness, set_generator_state
 from sb3_pgr.generative.config import GeneratorConfig
 from sb3_pgr.generative.critics import ModelValues
 from sb3_pgr.generative.dynamics import DynamicsHead
@@ -93,8 +91,7 @@ class Imagination:
         if policy_actions and self.dynamics is None:
             raise ValueError("policy_actions=True needs the dynamics head: generator=dict(dynamics_head=True).")
         self.cond_top_frac, self.policy_actions, self.max_outside = cond_top_frac, policy_actions, max_outside
-        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            th.manual_seed(seed + 2)
+        with own_randomness(seed + 2, self.device):
             self.relevance.setup(obs_dim, action_dim, n_actions, self.device)
         self.random = th.Generator(self.device).manual_seed(seed + 3)
 
@@ -185,7 +182,8 @@ class Imagination:
         outside = self.generator.outside
         if self.policy_actions:
             assert self.relevance.model is not None
-            with self._own_randomness():
+            seed = int(th.randint(2**62, (1,), generator=self.random, device=self.device))
+            with own_randomness(seed, self.device):
                 synthetic["actions"] = self.relevance.model.actions(synthetic["observations"], deterministic=False)
         if not self.generator.layout.n_actions:
             synthetic["actions"] = synthetic["actions"].clamp(-1, 1)
@@ -202,13 +200,6 @@ class Imagination:
             synthetic["dones"] = self.termination.draw(*places)
         finite = th.stack([rows.isfinite().all(1) for rows in synthetic.values()]).all(0)
         return {name: rows[finite] for name, rows in synthetic.items()}, chosen, outside
-
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """For what draws from torch's global generator."""
-        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            th.manual_seed(int(th.randint(2**62, (1,), generator=self.random, device=self.device)))
-            yield
 
     def _choose(self, relevance: th.Tensor, n: int) -> th.Tensor:
         """Real rows ``(n,)`` whose relevance is asked for: drawn from the most relevant ones."""

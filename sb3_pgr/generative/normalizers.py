@@ -4,6 +4,8 @@ from typing import Any
 
 import torch as th
 
+from sb3_pgr.common.device import widest_float
+
 
 class Normalizer:
     """
@@ -44,7 +46,7 @@ class MinMaxNormalizer(Normalizer):
 
     @classmethod
     def fit(cls, data: th.Tensor) -> "MinMaxNormalizer":
-        low, high = data.amin(0).double(), data.amax(0).double() + 1e-5
+        low, high = _wide(data.amin(0)), _wide(data.amax(0)) + 1e-5
         return cls(*_fitted(data, (high + low) / 2, (high - low) / 2))
 
 
@@ -53,7 +55,11 @@ class StandardNormalizer(Normalizer):
 
     @classmethod
     def fit(cls, data: th.Tensor) -> "StandardNormalizer":
-        return cls(*_fitted(data, data.double().mean(0), data.double().std(0, correction=0) + 1e-5))
+        return cls(*_fitted(data, _wide(data).mean(0), _wide(data).std(0, correction=0) + 1e-5))
+
+
+def _wide(values: th.Tensor) -> th.Tensor:
+    return values.to(widest_float(values.device))
 
 
 def _fitted(data: th.Tensor, shift: th.Tensor, scale: th.Tensor) -> tuple[th.Tensor, ...]:
@@ -87,10 +93,10 @@ class MinMaxCondition:
     """A relevance value between the smallest (-1) and the largest (1) of the real rows."""
 
     def __init__(self, values: th.Tensor):
-        self.low, self.high = values.double().min(), values.double().max() + 1e-5
+        self.low, self.high = _wide(values).min(), _wide(values).max() + 1e-5
 
     def normalize(self, values: th.Tensor) -> th.Tensor:
-        return (2 * (values.double() - self.low) / (self.high - self.low) - 1).float()
+        return (2 * (_wide(values) - self.low) / (self.high - self.low) - 1).float()
 
 
 CONDITIONS: dict[str, Any] = {"rank": RankCondition, "minmax": MinMaxCondition}

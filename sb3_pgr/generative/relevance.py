@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch as th
 from torch import nn
 
+from sb3_pgr.common.device import widest_float
 from sb3_pgr.generative.critics import ModelValues
 from sb3_pgr.generative.curiosity import CuriosityNetwork, DistillationNetwork
 from sb3_pgr.generative.normalizers import chosen
@@ -226,7 +227,8 @@ class ReturnToGo(Relevance):
     of_real_rows_only = True
 
     def values(self, transitions: Transitions) -> th.Tensor:
-        rewards, ends = transitions["rewards"].flatten().double(), transitions["episode_ends"].flatten()
+        rewards, ends = transitions["rewards"].flatten(), transitions["episode_ends"].flatten()
+        rewards = rewards.to(widest_float(rewards.device))
         total = rewards.cumsum(0)
         last = ends.clone()
         last[-1] = 1

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -153,6 +154,7 @@ class HybridSAC(SAC):
         self.augmentation = augmentation
         self.compile = compile
         self.precision = precision
+        env = maybe_make_env(env, verbose)
         super().__init__(
             policy,
             env,
@@ -174,7 +176,7 @@ class HybridSAC(SAC):
             policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
-            device=choose_device(device),
+            device=choose_device(device, None if env is None else env.observation_space),
             _init_setup_model=False,
         )
         self.policy_kwargs.pop("use_sde", None)
@@ -217,7 +219,8 @@ class HybridSAC(SAC):
         if self.setup_mode is not None:
             self.gripper_indices = indices_of(self.setup_mode, action_dim)
         self.policy_kwargs |= {"gripper_indices": self.gripper_indices or (), "n_critics": self.n_critics}
-        self.optimize_memory_usage = bool(_image_keys(self.observation_space))  # each frame is kept once
+        self._pictures = _image_keys(self.observation_space)
+        self.optimize_memory_usage = bool(self._pictures)  # each frame is kept once
         if self.target_entropy == "auto":
             self.target_entropy = -action_dim / 2
         given = self.replay_buffer_kwargs  # what is saved; the rest follows the model's own arguments
@@ -231,7 +234,7 @@ class HybridSAC(SAC):
         if self.gripper_indices and not isinstance(self.replay_buffer.online, GraspReplayBuffer):
             raise ValueError(f"online_class={type(self.replay_buffer.online).__name__} must be a GraspReplayBuffer.")
         self._continuous, self._grippers = list(self.policy.continuous_indices), list(self.policy.gripper_indices)
-        self._image_keys = _image_keys(self.observation_space) if self.augmentation else []
+        self._image_keys = self._pictures if self.augmentation else []
         self.episode_log = EpisodeLog(self.n_envs, self._stats_window_size, self.gamma)
         self._offline = False
         self._engine = UpdateEngine(self.device, self.compile, self.precision)
@@ -384,7 +387,11 @@ class HybridSAC(SAC):
             )
 
     def _observe(self, observations: Any) -> None:
-        self.policy.observe(tree_map(lambda value: th.as_tensor(value, device=self.device), observations))
+        """Running statistics of the state; pictures have none."""
+        if isinstance(observations, dict):
+            observations = {key: value for key, value in observations.items() if key not in self._pictures}
+        if self._pictures != [""]:
+            self.policy.observe(tree_map(lambda value: th.as_tensor(value, device=self.device), observations))
 
     def learn_offline(
         self: SelfHybridSAC,

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import get_device, obs_as_tensor
 
 from sb3_pgr.common.ensembles import EnsembleMLP
 from sb3_pgr.common.optimizers import optimizer_step
+from sb3_pgr.common.state import own_randomness
 from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, take
 from sb3_pgr.offline.readers import load_dataset
@@ -68,8 +69,7 @@ class FQE:
         self.device, self.policy = get_device(device), model.policy
         self.generator = th.Generator(self.device).manual_seed(seed)
         self._load(model, dataset)
-        with th.random.fork_rng(devices=[]):
-            th.default_generator.manual_seed(seed)  # th.manual_seed would reseed the GPUs too
+        with own_randomness(seed, th.device("cpu")):
             self.critic = EnsembleMLP(n_critics, self._rows.shape[1], list(net_arch)).to(self.device)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         self.optimizer = th.optim.Adam(self.critic.parameters(), learning_rate, fused=True)

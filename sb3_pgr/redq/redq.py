@@ -140,17 +140,17 @@ class REDQ(SAC):
         )
         # SAC adds this to policy_kwargs, but there is no gSDE here.
         self.policy_kwargs.pop("use_sde", None)
-        if _init_setup_model:  # a model may be loaded elsewhere than where it was trained
+        if _init_setup_model:
             if cuda_graph and self.device.type != "cuda":
                 raise ValueError(f"cuda_graph=True needs a CUDA device, but the model is on '{self.device}'.")
-            if cuda_graph and (gradient_steps < 1 or gradient_steps % policy_delay):
-                raise ValueError(
-                    f"cuda_graph=True captures one block of updates; gradient_steps={gradient_steps} must be a multiple of "
-                    f"policy_delay={policy_delay}."
-                )
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if self.cuda_graph and (self.gradient_steps < 1 or self.gradient_steps % self.policy_delay):
+            raise ValueError(
+                f"cuda_graph=True captures one block of updates; gradient_steps={self.gradient_steps} must be a multiple of "
+                f"policy_delay={self.policy_delay}."
+            )
         if self.replay_buffer_class is None:
             self.replay_buffer_class = TensorReplayBuffer
         given = self.replay_buffer_kwargs
@@ -161,7 +161,8 @@ class REDQ(SAC):
         for buffer in (self.replay_buffer, *getattr(self.replay_buffer, "sources", {}).values()):
             if getattr(buffer, "n_steps", 1) > 1 and buffer.gamma != self.gamma:
                 raise ValueError(f"n-step returns are discounted by {buffer.gamma}, the model has gamma={self.gamma}.")
-        self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
+        in_graph = self.cuda_graph and self.device.type == "cuda"  # a model may be loaded elsewhere than where it was trained
+        self._engine = UpdateEngine(self.device, self.compile, self.precision, in_graph)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
         self._compute_actor_loss = self._engine.wrap(self._actor_loss)
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
@@ -172,7 +173,7 @@ class REDQ(SAC):
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
-        set_capturable(optimizers, self.cuda_graph)
+        set_capturable(optimizers, self._engine.cuda_graph)
         self._update_learning_rate(optimizers)
 
         assert self.replay_buffer is not None
