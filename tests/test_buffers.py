@@ -407,7 +407,7 @@ def test_tensors_beside_arrays(space, monkeypatch):
         rest = rng.normal(size=(2, *ACT.shape)), rng.normal(size=2), np.array([i % 5 == 4, False]), [{}, {}]
         buffers[0].add(*obs, *rest)
         buffers[1].add(*tree_map(th.as_tensor, obs), *rest)
-    rows = [buffer.rows(th.arange(40)) for buffer in buffers]
+    rows = [buffer.rows(th.arange(20)) for buffer in buffers]
     for ours, theirs in zip(tree_leaves(rows[0]), tree_leaves(rows[1]), strict=True):
         assert th.equal(ours, theirs)
 
