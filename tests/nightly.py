@@ -49,7 +49,6 @@ GEMS_BUILD = "sb3-pgr gems build --env gems/focused_topdown-v0"
 GEMS_TRAIN = "sb3-pgr train --algo redq --env gems/focused_topdown_latent-v0 --seed"
 DEMONSTRATIONS = "sb3-pgr demos robots/pick_cube-v0 --episodes 20 -o build/robots/pick_cube.npz"
 OTHER_VENV = "python -m venv build/other && . build/other/bin/activate"
-INSTALLED = f"{OTHER_VENV} && pip install -q -e ."
 
 # A small study for the commands that need one, the size of which is not what they are about.
 SMALL_STUDY = "{tasks: {p: Pendulum-v1}, algorithms: {redq: {}}, seeds: [0, 1], n_timesteps: 300, final_episodes: 2}"
@@ -64,10 +63,11 @@ STEPS = (
     Step("make demo"),
     Step("make test"),
     Step('pip install -e ".[zoo]"', OTHER_VENV),
-    Step("pip install 'sb3_pgr[export]'", INSTALLED),
-    Step('pip install "sb3_pgr[robots]"', INSTALLED),
-    Step('pip install "sb3_pgr[offline]"', INSTALLED),
-    Step("pip install 'sb3_pgr[ray]'", INSTALLED),
+    Step("pip install -e '.[zoo,export]'", OTHER_VENV),
+    Step('pip install -e ".[robots]"', OTHER_VENV),
+    Step('pip install -e ".[zoo,robots]"', OTHER_VENV),
+    Step('pip install -e ".[offline]"', OTHER_VENV),
+    Step("pip install -e '.[zoo,ray]'", OTHER_VENV),
     Step(RAY, STUDY),
     Step(f"{RAY} --address 127.0.0.1:6379 --cpus 2 --gpus 0.25", f"{STUDY} && {HEAD}"),
     Step(f"{RAY} --storage s3://bucket/study", STUDY, f'{RAY} --storage "file://$PWD/build/storage"'),
@@ -91,7 +91,7 @@ STEPS = (
         "python benchmarks/offline_speed.py --peer-python build/d3rlpy/bin/python",
     ),
     Step("python benchmarks/generator_quality.py"),
-    Step("python benchmarks/offline_datasets.py"),
+    Step("python benchmarks/offline_datasets.py --replay"),
     Step(
         "python benchmarks/offline_quality.py --peer-python <python of an environment with d3rlpy>",
         peer("d3rlpy", "d3rlpy==2.8.1"),
