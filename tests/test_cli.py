@@ -326,6 +326,12 @@ def test_list_envs():
     assert run("list-envs", "cheetah").split() == ["dmc/cheetah-run-v0", "HalfCheetah-v4", "HalfCheetah-v5"]
 
 
+def test_runs_that_learn_nothing_are_told(tmp_path):
+    said = "Nothing is learned in 150 steps: learning_starts=5000."
+    assert said in train(tmp_path, "--eval-freq", -1, "--checkpoint-freq", 0, steps=150, params=[])
+    assert "Nothing is learned" not in train(tmp_path, "--eval-freq", -1, "--checkpoint-freq", 0, steps=150)
+
+
 @pytest.mark.parametrize(
     "steps, given, expected", [(20_000, (), 2_000), (3_000, (), 1_000), (1_000_000, (), 25_000), (20_000, ("7000",), 7_000)]
 )

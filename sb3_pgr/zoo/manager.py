@@ -307,6 +307,11 @@ class Manager(ExperimentManager):
             env = self.create_envs(min(FINAL_ENVS, episodes), eval_env=True)
         report_scores(model, self.algo, env, Path(self.save_path), episodes)
 
+    def _say_if_too_short(self, model: BaseAlgorithm) -> None:
+        steps, starts = model.num_timesteps + self.n_timesteps, getattr(model, "learning_starts", 0)
+        if self.extras.dataset is None and steps <= starts:
+            print(f"Nothing is learned in {steps} steps: learning_starts={starts}.")
+
     def learn(self, model: BaseAlgorithm) -> None:
         kwargs: dict[str, Any] = {"reset_num_timesteps": self.extras.resume is None}
         if self.log_interval != -1:
@@ -318,6 +323,7 @@ class Manager(ExperimentManager):
             return
         try:
             if self.n_timesteps > 0:
+                self._say_if_too_short(model)
                 (Path(self.save_path) / SCORES).unlink(missing_ok=True)  # of a shorter run
                 model.learn(self.n_timesteps, callback=self.callbacks, **kwargs)
             if self.n_timesteps > 0 and self.extras.checkpoint_freq > 0:
