@@ -2,7 +2,7 @@
 Gradient updates per second of the offline learners, ours and d3rlpy's.
 
     python benchmarks/offline_speed.py --peer-python PATH                  # CPU, all algorithms
-    python benchmarks/offline_speed.py --peer-python PATH --device cuda    # adds d3rlpy's CUDA graphs
+    python benchmarks/offline_speed.py --peer-python PATH --device cuda    # adds CUDA graphs, d3rlpy's and ours
     python benchmarks/offline_speed.py --peer-python PATH --quick          # smoke run, writes nothing
 
 d3rlpy pins gymnasium==1.0.0 and so lives in an environment of its own, whose python is PATH:
@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -38,6 +38,10 @@ BATCH, EPISODE, OBSERVATION_DIM, ACTION_DIM = 256, 1000, 17, 6
 BLOCK = 20  # our learners draw the batches of as many updates at once
 
 OURS = {"sb3_pgr (default)": {}, "sb3_pgr bf16 compiled": dict(compile=True, precision="bf16")}
+ON_CUDA = {
+    "sb3_pgr graph": dict(cuda_graph=True),
+    "sb3_pgr bf16 compiled graph": dict(cuda_graph=True, compile=True, precision="bf16"),
+}
 PEER, PEER_GRAPH = "d3rlpy", "d3rlpy compile_graph"
 HOW_TO = "python -m venv X && X/bin/pip install torch==2.13.0 d3rlpy==2.8.1, then --peer-python X/bin/python"
 
@@ -105,8 +109,8 @@ def serve(args: argparse.Namespace) -> None:
 
     algorithm, side = args.serve
     arrays = synthetic(args.rows)
-    if side in OURS:
-        run = our_updates(algorithm, args.device, arrays, **OURS[side])
+    if side in OURS | ON_CUDA:
+        run = our_updates(algorithm, args.device, arrays, **(OURS | ON_CUDA)[side])
     else:
         run = peer_updates(algorithm, args.device, arrays, side == PEER_GRAPH)
     for _ in range(3):
@@ -121,21 +125,24 @@ def serve(args: argparse.Namespace) -> None:
 
 
 class Side:
-    """A child process, and the milliseconds of an update in each round."""
+    """A child process, which begins to warm up, and the milliseconds of an update in each round."""
 
     def __init__(self, algorithm: str, name: str, args: argparse.Namespace):
-        python = sys.executable if name in OURS else args.peer_python
+        python = args.peer_python if name in (PEER, PEER_GRAPH) else sys.executable
         command = [python, __file__, "--serve", algorithm, name, "--device", args.device, "--rows", str(args.rows)]
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
-        self.name, self.times = name, list[float]()
+        self.algorithm, self.name, self.times, self.seconds = algorithm, name, list[float](), args.seconds
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads
         )
+
+    def wait(self) -> None:
+        """Until it is warm, and choose how many updates a round has."""
         while (line := self.process.stdout.readline()).strip() != "ready":  # d3rlpy logs to stdout
             if not line:
-                raise SystemExit(f"{algorithm} of {name} did not start; its error is above.")
+                raise SystemExit(f"{self.algorithm} of {self.name} did not start; its error is above.")
         pilot = self.run(BLOCK)
-        self.count = max(round(args.seconds * 1e3 / pilot / BLOCK), 1) * BLOCK
+        self.count = max(round(self.seconds * 1e3 / pilot / BLOCK), 1) * BLOCK
 
     def run(self, count: int) -> float:
         self.process.stdin.write(f"{count}\n")
@@ -150,9 +157,17 @@ class Side:
         self.process.wait()
 
 
-def measure(algorithm: str, args: argparse.Namespace) -> list[dict]:
-    names = [PEER, *([PEER_GRAPH] if args.device == "cuda" else []), *OURS]
-    sides = [Side(algorithm, name, args) for name in names]
+def start(algorithms: Sequence[str], args: argparse.Namespace) -> dict[str, list[Side]]:
+    """All of them warm up at the same time."""
+    names = args.sides or [PEER, *OURS, *([PEER_GRAPH, *ON_CUDA] if args.device == "cuda" else [])]
+    started = {algorithm: [Side(algorithm, name, args) for name in names] for algorithm in algorithms}
+    for sides in started.values():
+        for side in sides:
+            side.wait()
+    return started
+
+
+def measure(sides: list[Side], args: argparse.Namespace) -> list[dict]:
     for _ in range(args.rounds):
         for side in sides:
             side.measure()
@@ -162,7 +177,7 @@ def measure(algorithm: str, args: argparse.Namespace) -> list[dict]:
         ratios = [peer / own for peer, own in zip(sides[0].times, side.times, strict=True)]
         rows.append(
             {
-                "algorithm": algorithm,
+                "algorithm": side.algorithm,
                 "side": side.name,
                 "ms_per_update": round(statistics.median(side.times), 3),
                 "updates_per_second": round(1e3 / statistics.median(side.times), 1),
@@ -191,11 +206,13 @@ def main(args: argparse.Namespace) -> None:
     print("| algorithm | side | ms per update | updates/s | speed against d3rlpy: median [min, max] |")
     print("|---|---|---|---|---|")
     rows = []
-    for algorithm in args.algos:
-        for row in measure(algorithm, args):
+    together = [args.algos] if args.warm_together else [[algorithm] for algorithm in args.algos]
+    measured = (sides for algorithms in together for sides in start(algorithms, args).values())
+    for sides in measured:
+        for row in measure(sides, args):
             rows.append(row)
             middle, low, high = row["times_d3rlpy"]
-            cells = algorithm, row["side"], row["ms_per_update"], row["updates_per_second"], f"{middle} [{low}, {high}]"
+            cells = row["algorithm"], row["side"], row["ms_per_update"], row["updates_per_second"], f"{middle} [{low}, {high}]"
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     if args.quick:
         print("A quick run measures nothing worth keeping; no file written.")
@@ -212,11 +229,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="python that has d3rlpy")
     parser.add_argument("--algos", nargs="+", default=ALGORITHMS, choices=ALGORITHMS)
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        choices=[PEER, PEER_GRAPH, *OURS, *ON_CUDA],
+        help="those to compare, with the first (default: all)",
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process")
     parser.add_argument("--rounds", type=int, default=3, help="timed blocks of each side")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a timed block, about")
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--warm-together", action="store_true", help="all algorithms at once, if there is memory")
     parser.add_argument("--quick", action="store_true", help="20 000 rows, one short round")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

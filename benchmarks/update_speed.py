@@ -30,6 +30,7 @@ OURS = {
 ON_CUDA = {
     "sb3_pgr REDQ fp32 graph": dict(cuda_graph=True),
     "sb3_pgr REDQ bf16 graph": dict(precision="bf16", cuda_graph=True),
+    "sb3_pgr REDQ bf16 compiled graph": dict(precision="bf16", compile=True, cuda_graph=True),
 }
 SB3, SBX = "SB3 SAC", "SBX SAC"
 
@@ -50,7 +51,7 @@ def build(name: str, device: str):
 
 
 def serve(name: str, device: str) -> None:
-    """Child process: at each line from the parent, time one block of updates, or 20 environment steps with theirs."""
+    """Child process: at each line from the parent, time one block of updates, or some environment steps with theirs."""
     model = build(name, device)
     model.learn(310)
 
@@ -72,7 +73,7 @@ def serve(name: str, device: str) -> None:
             model.train(UPDATES, 256)
             count = UPDATES
         else:
-            count = 20
+            count = int(line.removeprefix("step"))
             model.learn(count, reset_num_timesteps=False, log_interval=None)
         finish()
         print((time.perf_counter() - started) / count * 1e3, flush=True)
@@ -85,13 +86,16 @@ class Agent:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        while (line := self.process.stdout.readline()) and line.strip() != "ready":
-            pass
-        self.ready = bool(line)
         self.times: dict[str, list[float]] = {"update": [], "step": []}
 
-    def measure(self, what: str) -> None:
-        self.process.stdin.write(what + "\n")
+    def warm(self) -> bool:
+        """Wait until it is; False if it ended instead."""
+        while (line := self.process.stdout.readline()) and line.strip() != "ready":
+            pass
+        return bool(line)
+
+    def measure(self, what: str, env_steps: int) -> None:
+        self.process.stdin.write(f"step {env_steps}\n" if what == "step" else "update\n")
         self.process.stdin.flush()
         self.times[what].append(float(self.process.stdout.readline()))
 
@@ -108,18 +112,17 @@ def sbx_versions(python: str) -> dict[str, str]:
 def main(args: argparse.Namespace) -> None:
     from provenance import provenance
 
-    names = [SBX, SB3, *OURS, *(ON_CUDA if args.device == "cuda" else {})]
+    names = args.agents or [SBX, SB3, *OURS, *(ON_CUDA if args.device == "cuda" else {})]
     agents = []
-    for name in names:
-        agent = Agent(name, args.sbx_python if name == SBX else sys.executable, args.device)
-        if agent.ready:
+    for agent in [Agent(name, args.sbx_python if name == SBX else sys.executable, args.device) for name in names]:
+        if agent.warm():
             agents.append(agent)
         else:
-            print(f"{name} left out: {agent.process.stderr.read().strip().splitlines()[-1]}")
+            print(f"{agent.name} left out: {agent.process.stderr.read().strip().splitlines()[-1]}")
     for what, rounds in (("update", args.rounds), ("step", max(args.rounds // 4, 3))):
         for i in range(rounds + 2):
             for agent in agents:
-                agent.measure(what)
+                agent.measure(what, args.env_steps)
                 if i < 2:
                     agent.times[what].clear()  # warm-up
     rows = []
@@ -147,7 +150,9 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--agents", nargs="+", choices=[SBX, SB3, *OURS, *ON_CUDA], help="default: all")
     parser.add_argument("--rounds", type=int, default=40, help="timed blocks of 20 updates for each agent")
+    parser.add_argument("--env-steps", type=int, default=20, help="of a timed block of environment steps")
     parser.add_argument("--sbx-python", default=sys.executable, help="python that has sbx-rl")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -44,20 +44,3 @@ def test_learning_rate_is_set_in_place_where_it_is_a_tensor(as_tensor):
     set_learning_rate(optimizer, 0.25)
     assert float(optimizer.param_groups[0]["lr"]) == 0.25
     assert (optimizer.param_groups[0]["lr"] is rate) == as_tensor
-
-
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 1e-2)])
-def test_cuda_graph_equals_eager(precision, tolerance):
-    """Three blocks: the first runs eagerly in both, the others are replays of the graph in one."""
-    from sb3_pgr import REDQ
-
-    weights = []
-    for cuda_graph in (False, True):
-        model = REDQ(
-            "MlpPolicy", "Pendulum-v1", learning_starts=50, cuda_graph=cuda_graph, precision=precision, buffer_size=500,
-            seed=0, device="cuda", learning_rate=lambda progress: 1e-3 * progress,
-        )  # fmt: skip
-        model.learn(53)
-        weights.append(th.cat([parameter.detach().flatten() for parameter in model.policy.parameters()]))
-    th.testing.assert_close(weights[0], weights[1], rtol=tolerance, atol=tolerance)

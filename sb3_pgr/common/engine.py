@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch as th
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from sb3_pgr.common.optimizers import compile_alone, make_traceable, traced_gradients
 
@@ -24,7 +24,7 @@ class UpdateEngine:
     :param device: device of the networks
     :param compile: compile the update (losses, gradients, Adam, targets) into one graph with ``torch.compile``
     :param precision: ``"fp32"``, or ``"bf16"`` for bfloat16 autocast (parameters and optimisers stay float32)
-    :param cuda_graph: capture the whole block as one CUDA graph; needs a CUDA device
+    :param cuda_graph: capture the whole block as one CUDA graph; without effect on other devices, where a model may be loaded
     :raises ValueError: on an unknown precision
     """
 
@@ -34,7 +34,7 @@ class UpdateEngine:
         self.device = device
         self.compile = compile
         self.precision = precision
-        self.cuda_graph = cuda_graph
+        self.cuda_graph = cuda_graph and device.type == "cuda"
         self._graphs: dict[Any, _CapturedBlock] = {}
         self._states: list[Any] = []  # of the optimisers that the graphs were captured with
         self._compiled: Update | None = None
@@ -68,6 +68,7 @@ class UpdateEngine:
         :param results: entries of the block (where it has them) that the updates write to
         :return: mean of each metric over the updates that reported it; of names that end in ``_max``, the largest
         """
+        set_capturable(optimizers, self.cuda_graph)
         with traced_gradients(self.compile):
             if self.compile:
                 for optimizer in optimizers:
@@ -75,7 +76,8 @@ class UpdateEngine:
                 self._compiled = self._compiled or compile_alone(update)
                 update = self._compiled
             if self.cuda_graph:
-                key = (tuple(flags), tuple(value.shape for value in tree_leaves(block)))
+                leaves, structure = tree_flatten(block)
+                key = (tuple(flags), structure, tuple(value.shape for value in leaves))
                 states = [optimizer.state for optimizer in optimizers]
                 if len(states) != len(self._states) or any(a is not b for a, b in zip(states, self._states)):
                     self._graphs.clear()  # loaded ones lie elsewhere
@@ -142,6 +144,12 @@ class _CapturedBlock:
         for name in results:
             if name in block:
                 block[name].copy_(self._inputs[name])
+
+
+def require_cuda(cuda_graph: bool, device: th.device) -> None:
+    """:raises ValueError: if a graph is wanted where there can be none"""
+    if cuda_graph and device.type != "cuda":
+        raise ValueError(f"cuda_graph=True needs a CUDA device, but the model is on '{device}'.")
 
 
 def set_capturable(optimizers: Sequence[th.optim.Optimizer], capturable: bool) -> None:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from sb3_pgr.buffers import DemonstrationReplayBuffer, GraspReplayBuffer, sample_block
 from sb3_pgr.common.device import choose_device
-from sb3_pgr.common.engine import Block, UpdateEngine
+from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import apply_gradients, gradients_of, set_learning_rate
@@ -79,6 +79,7 @@ class HybridSAC(SAC):
     :param augmentation: move images by up to 4 pixels, all cameras of an observation alike
     :param compile: compile the losses with ``torch.compile``
     :param precision: ``"fp32"`` or ``"bf16"`` (bfloat16 autocast)
+    :param cuda_graph: run each block of updates as one CUDA graph
     :param dataset: in place of demonstrations: ``learn`` is then ``learn_offline``. It is not saved with the model
     :param device: ``"auto"`` is CUDA, MPS or the CPU, the first there is
     :param policy_kwargs: see ``HybridPolicy``; of images, ``features_extractor_kwargs``: see ``HybridExtractor``
@@ -128,6 +129,7 @@ class HybridSAC(SAC):
         augmentation: bool = True,
         compile: bool = False,
         precision: str = "fp32",
+        cuda_graph: bool = False,
         dataset: Any = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -154,6 +156,7 @@ class HybridSAC(SAC):
         self.augmentation = augmentation
         self.compile = compile
         self.precision = precision
+        self.cuda_graph = cuda_graph
         env = maybe_make_env(env, verbose)
         super().__init__(
             policy,
@@ -183,6 +186,7 @@ class HybridSAC(SAC):
         self.dataset_fingerprint: str | None = None
         self._warned_of_returns = False
         if _init_setup_model:
+            require_cuda(cuda_graph, self.device)
             if dataset is not None:
                 self.dataset = demonstrations = self._fitted(dataset)
                 self.dataset_fingerprint = self.dataset.fingerprint
@@ -234,10 +238,12 @@ class HybridSAC(SAC):
         if self.gripper_indices and not isinstance(self.replay_buffer.online, GraspReplayBuffer):
             raise ValueError(f"online_class={type(self.replay_buffer.online).__name__} must be a GraspReplayBuffer.")
         self._continuous, self._grippers = list(self.policy.continuous_indices), list(self.policy.gripper_indices)
+        self._continuous_columns = th.tensor(self._continuous, device=self.device)
+        self._gripper_columns = th.tensor(self._grippers, device=self.device, dtype=th.long)
         self._image_keys = self._pictures if self.augmentation else []
         self.episode_log = EpisodeLog(self.n_envs, self._stats_window_size, self.gamma)
         self._offline = False
-        self._engine = UpdateEngine(self.device, self.compile, self.precision)
+        self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
         self._compute_losses = self._engine.wrap(self._losses)
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
         self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
@@ -305,7 +311,7 @@ class HybridSAC(SAC):
                 next_q = next_q - ent_coef * next_log_prob
             target = rewards + discounts * next_q
         features = self.critic.encode(obs)
-        q_values = self.critic.values(features, batch["actions"][:, self._continuous]).float()
+        q_values = self.critic.values(features, batch["actions"][:, self._continuous_columns]).float()
         critic_loss = (q_values - target).pow(2).mean()
         losses, metrics = {"critic": critic_loss}, {"critic_loss": critic_loss.detach(), "q_mean": q_values.detach().mean()}
         if self._grippers:
@@ -316,7 +322,7 @@ class HybridSAC(SAC):
                 next_value = next_value.clamp(max=self.value_range[1])
                 penalties = batch["grasp_penalties"].squeeze(-1) if "grasp_penalties" in batch else 0.0
                 grasp_target = rewards + penalties + discounts * next_value
-            chosen = to_classes(batch["actions"][:, self._grippers]).unsqueeze(1)
+            chosen = to_classes(batch["actions"][:, self._gripper_columns]).unsqueeze(1)
             grasp_value = self.critic.grasp_values(features).gather(1, chosen).squeeze(1)
             grasp_loss = (grasp_value - grasp_target).pow(2).mean()
             losses["critic"] = critic_loss + grasp_loss
@@ -506,7 +512,8 @@ class HybridSAC(SAC):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["dataset", "episode_log", "_engine", "_compute_losses", "_critic_parameters", "_target_parameters"]
+        own = ["dataset", "episode_log", "_engine", "_compute_losses", "_continuous_columns", "_gripper_columns"]
+        own += ["_critic_parameters", "_target_parameters"]
         return super()._excluded_save_params() + own
 
 

@@ -20,7 +20,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
-from sb3_pgr.common.engine import Block, UpdateEngine
+from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.optimizers import set_learning_rate
 from sb3_pgr.offline.dataset import OfflineDataset
@@ -75,6 +75,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     :param action_noise: exploration online
     :param compile: compile the whole update into one graph
     :param precision: ``"fp32"`` or ``"bf16"``
+    :param cuda_graph: run each block of updates as one CUDA graph
     :raises ValueError: without dataset and environment, or if a number is out of range
     :raises DatasetError: if the dataset makes no sense or does not fit the environment
     """
@@ -103,6 +104,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         action_noise: ActionNoise | None = None,
         compile: bool = False,
         precision: str = "fp32",
+        cuda_graph: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -138,6 +140,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.online_share = online_share
         self.compile = compile
         self.precision = precision
+        self.cuda_graph = cuda_graph
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -162,6 +165,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             supported_action_spaces=supported_action_spaces,
         )
         if _init_setup_model:
+            require_cuda(cuda_graph, self.device)
             self._setup_model()
             if loaded is not None:
                 self.set_dataset(loaded)
@@ -177,7 +181,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         self.replay_buffer_kwargs = {"shares": self._shares, "fixed": (DATASET,), "gamma": self.gamma}
         super()._setup_model()
-        self._engine = UpdateEngine(self.device, self.compile, self.precision)
+        self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
 
     @classmethod
     def load(

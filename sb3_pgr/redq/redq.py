@@ -16,7 +16,7 @@ from stable_baselines3.sac import SAC
 from sb3_pgr.buffers import TensorReplayBuffer, sample_block
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
-from sb3_pgr.common.engine import Block, UpdateEngine, set_capturable
+from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import optimizer_step, set_learning_rate
 from sb3_pgr.common.state import truncate_episodes
@@ -141,8 +141,7 @@ class REDQ(SAC):
         # SAC adds this to policy_kwargs, but there is no gSDE here.
         self.policy_kwargs.pop("use_sde", None)
         if _init_setup_model:
-            if cuda_graph and self.device.type != "cuda":
-                raise ValueError(f"cuda_graph=True needs a CUDA device, but the model is on '{self.device}'.")
+            require_cuda(cuda_graph, self.device)
             self._setup_model()
 
     def _setup_model(self) -> None:
@@ -161,8 +160,7 @@ class REDQ(SAC):
         for buffer in (self.replay_buffer, *getattr(self.replay_buffer, "sources", {}).values()):
             if getattr(buffer, "n_steps", 1) > 1 and buffer.gamma != self.gamma:
                 raise ValueError(f"n-step returns are discounted by {buffer.gamma}, the model has gamma={self.gamma}.")
-        in_graph = self.cuda_graph and self.device.type == "cuda"  # a model may be loaded elsewhere than where it was trained
-        self._engine = UpdateEngine(self.device, self.compile, self.precision, in_graph)
+        self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
         self._compute_actor_loss = self._engine.wrap(self._actor_loss)
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
@@ -173,7 +171,6 @@ class REDQ(SAC):
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
-        set_capturable(optimizers, self._engine.cuda_graph)
         self._update_learning_rate(optimizers)
 
         assert self.replay_buffer is not None

@@ -1,0 +1,146 @@
+"""
+Blocks of updates as CUDA graphs: what a graph forbids is nowhere in an update, which any machine can tell, and a graph does
+what the eager update does, which takes a GPU.
+"""
+
+from functools import partial
+
+import pytest
+import torch as th
+from reach import SMALL, Reach, demonstrations
+from test_compiled_updates import OFFLINE, data, schedule, weights
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sb3_pgr import BC, BCQ, CQL, PGRSAC, REDQ, HybridSAC
+from sb3_pgr.common.engine import _CapturedBlock
+
+on_a_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+
+
+def offline(algorithm, **kwargs):
+    kwargs = dict(policy_kwargs=dict(net_arch=[16]), learning_rate=schedule, batch_size=32, seed=0) | kwargs
+    if algorithm is BCQ:
+        kwargs["policy_kwargs"]["vae_arch"] = [16]
+    if algorithm is CQL:
+        kwargs |= dict(lagrange_threshold=1.0, bc_steps=20)
+    return algorithm("MlpPolicy", dataset=data(), block_size=10, **kwargs)
+
+
+def redq(**kwargs):
+    kwargs = dict(learning_starts=50, gradient_steps=20, learning_rate=schedule, buffer_size=500, seed=0) | kwargs
+    return REDQ("MlpPolicy", "Pendulum-v1", **kwargs)
+
+
+def pgrsac(**kwargs):
+    tiny = dict(train_steps=30, denoiser_kwargs=dict(width=16, n_blocks=1))
+    replay = dict(retrain_every=20, num_samples=200, generator=tiny, replay_buffer_kwargs=dict(warmup=60))
+    return PGRSAC("MlpPolicy", "Pendulum-v1", learning_starts=50, learning_rate=schedule, seed=0, **replay, **kwargs)
+
+
+def hybrid(images=False, **kwargs):
+    settings = SMALL | dict(learning_rate=schedule, demonstrations=demonstrations(images=images)) | kwargs
+    policy = "MultiInputPolicy" if images else "MlpPolicy"
+    return HybridSAC(policy, Reach(images=images), setup_mode="single-arm-learned-gripper", **settings)
+
+
+OFFLINE_NAMES = {algorithm.__name__ for algorithm in OFFLINE}
+MODELS = {algorithm.__name__: (partial(offline, algorithm), 40) for algorithm in OFFLINE}
+MODELS |= {
+    "REDQ": (redq, 53),
+    "PGRSAC": (pgrsac, 90),
+    "HybridSAC": (hybrid, 20),
+    "HybridSAC of images": (partial(hybrid, images=True), 20),
+}
+every = pytest.mark.parametrize("name", MODELS)
+
+
+class Operations(TorchDispatchMode):
+    """Collects operations that wait for the device or bring numbers to it: a graph can hold none of them."""
+
+    FORBIDDEN = ("aten.lift_fresh", "aten._local_scalar_dense", "aten.nonzero", "aten.masked_select")
+
+    def __init__(self):
+        super().__init__()
+        self.forbidden = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masked = func is th.ops.aten.index.Tensor and any(i is not None and i.dtype == th.bool for i in args[1])
+        if masked or str(func).startswith(self.FORBIDDEN):
+            self.forbidden.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "operation", [lambda x: x[:, [0, 1]], lambda x: x[x > 0], lambda x: x.sum().item(), lambda x: th.tensor(1)]
+)
+def test_forbidden_operations_are_seen(operation):
+    with Operations() as seen:
+        operation(th.ones(2, 2))
+    assert seen.forbidden
+
+
+@every
+def test_updates_can_be_captured(name, monkeypatch):
+    make, steps = MODELS[name]
+    model, found, calls = make(device="cpu"), set(), []
+    original = model._update
+
+    def update(batch, flag):
+        with Operations() as seen:
+            metrics = original(batch, flag)
+        found.update(seen.forbidden)
+        calls.append(flag)
+        return metrics
+
+    # On a GPU, steps of Adam are capturable: PyTorch sees to that.
+    monkeypatch.setattr(th.optim.Adam, "step", lambda self: None)
+    monkeypatch.setattr(model, "_update", update)
+    model.learn(steps)
+    assert calls and not found
+
+
+@every
+def test_graphs_need_a_gpu(name):
+    with pytest.raises(ValueError, match="cuda_graph=True needs a CUDA device, but the model is on 'cpu'"):
+        MODELS[name][0](device="cpu", cuda_graph=True)
+
+
+@on_a_gpu
+@every
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 1e-2)])
+def test_graphs_do_what_eager_updates_do(name, precision, tolerance, monkeypatch):
+    make, steps = MODELS[name]
+    replays = []
+    original = _CapturedBlock.replay
+    monkeypatch.setattr(_CapturedBlock, "replay", lambda *args: replays.append(1) or original(*args))
+    models = [make(device="cuda", precision=precision, cuda_graph=graph).learn(steps) for graph in (False, True)]
+    assert replays
+    th.testing.assert_close(weights(models[0]), weights(models[1]), rtol=tolerance, atol=tolerance)
+
+
+@on_a_gpu
+@every
+def test_models_with_graphs_are_saved_and_go_on(name, tmp_path):
+    make, steps = MODELS[name]
+    model = make(device="cuda", cuda_graph=True).learn(steps)
+    model.save(tmp_path / "model.zip")
+    before = weights(model).clone()
+    env = None if name in OFFLINE_NAMES else model.get_env()
+    for device in ("cuda", "cpu"):
+        loaded = type(model).load(tmp_path / "model.zip", env=env, device=device)
+        th.testing.assert_close(weights(loaded).cpu(), before.cpu())
+        if name in OFFLINE_NAMES:
+            loaded.set_dataset(data())
+        loaded.learn(steps, reset_num_timesteps=False)
+        assert not th.equal(weights(loaded).cpu(), before.cpu())
+
+
+@on_a_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("algorithm", [BC, CQL])
+def test_compiled_updates_in_a_graph(algorithm, precision):
+    models = [
+        offline(algorithm, device="cuda", precision=precision, compile=on, cuda_graph=on).learn(40) for on in (False, True)
+    ]
+    tolerance = 1e-3 if precision == "fp32" else 1e-2
+    th.testing.assert_close(weights(models[0]), weights(models[1]), rtol=tolerance, atol=tolerance)
