@@ -136,13 +136,15 @@ class Side:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads
         )
 
-    def wait(self) -> None:
-        """Until it is warm, and choose how many updates a round has."""
+    def wait(self) -> bool:
+        """Until it is warm, and choose how many updates a round has; False if it ended instead."""
         while (line := self.process.stdout.readline()).strip() != "ready":  # d3rlpy logs to stdout
             if not line:
-                raise SystemExit(f"{self.algorithm} of {self.name} did not start; its error is above.")
+                print(f"{self.algorithm}: {self.name} is left out, it did not start; its error is above.", file=sys.stderr)
+                return False
         pilot = self.run(BLOCK)
         self.count = max(round(self.seconds * 1e3 / pilot / BLOCK), 1) * BLOCK
+        return True
 
     def run(self, count: int) -> float:
         self.process.stdin.write(f"{count}\n")
@@ -161,10 +163,10 @@ def start(algorithms: Sequence[str], args: argparse.Namespace) -> dict[str, list
     """All of them warm up at the same time."""
     names = args.sides or [PEER, *OURS, *([PEER_GRAPH, *ON_CUDA] if args.device == "cuda" else [])]
     started = {algorithm: [Side(algorithm, name, args) for name in names] for algorithm in algorithms}
-    for sides in started.values():
-        for side in sides:
-            side.wait()
-    return started
+    warm = {algorithm: [side for side in sides if side.wait()] for algorithm, sides in started.items()}
+    if any(not sides or sides[0].name != names[0] for sides in warm.values()):
+        raise SystemExit(f"There is nothing to compare with: {names[0]} did not start.")
+    return warm
 
 
 def measure(sides: list[Side], args: argparse.Namespace) -> list[dict]:
@@ -174,7 +176,7 @@ def measure(sides: list[Side], args: argparse.Namespace) -> list[dict]:
     rows = []
     for side in sides:
         side.close()
-        ratios = [peer / own for peer, own in zip(sides[0].times, side.times, strict=True)]
+        ratios = [peer / own for peer, own in zip(sides[0].times, side.times, strict=True)]  # the first is d3rlpy
         rows.append(
             {
                 "algorithm": side.algorithm,

@@ -2,7 +2,7 @@
 
 import mujoco
 import numpy as np
-from gym_hil.controllers.opspace import opspace
+from sb3_pgr.envs.robots.operational_space import OperationalSpaceControl
 from sb3_pgr.envs.robots.scene import Mount
 
 STEP = 0.025  # m that a full action moves the gripper's target, as gym-hil's wrappers have it
@@ -28,14 +28,15 @@ class Arm:
         self.model, self.data, self.low, self.high = model, data, low, high
         prefix = mount.prefix
         joints = [model.joint(f"{prefix}joint{i}") for i in range(1, 8)]
-        self._qpos = np.array([joint.qposadr[0] for joint in joints])
-        self._dofs = np.array([joint.dofadr[0] for joint in joints])
+        self._qpos = _run_of([joint.qposadr[0] for joint in joints])
+        dofs = _run_of([joint.dofadr[0] for joint in joints])
         self._motors = np.array([model.actuator(f"{prefix}actuator{i}").id for i in range(1, 8)])
         self._fingers = model.actuator(f"{prefix}fingers_actuator").id
         self._finger_qpos = model.joint(f"{prefix}right_driver_joint").qposadr[0]
         self._site = model.site(f"{prefix}pinch").id
         self._velocity = model.sensor(f"{prefix}2f85/pinch_vel").adr[0]
-        self._quat = np.array(mount.gripper_quat, float)
+        quat = np.array(mount.gripper_quat, float)
+        self._control = OperationalSpaceControl(model, data, self._site, self._qpos, dofs, quat, _HOME)
         self.target = np.zeros(3)
 
     def reset(self) -> None:
@@ -81,13 +82,10 @@ class Arm:
 
     def control(self) -> None:
         """Set the motors' torques for the next step of the physics."""
-        self.data.ctrl[self._motors] = opspace(
-            self.model,
-            self.data,
-            self._site,
-            self._dofs,
-            pos=self.target,
-            ori=self._quat,
-            joint=_HOME,
-            gravity_comp=True,
-        )
+        self.data.ctrl[self._motors] = self._control.torques(self.target)
+
+
+def _run_of(addresses: list[int]) -> slice:
+    """Addresses that follow one another, as those of a chain of joints do."""
+    assert addresses == list(range(addresses[0], addresses[0] + len(addresses)))
+    return slice(addresses[0], addresses[-1] + 1)
