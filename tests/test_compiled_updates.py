@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch as th
-from reach import SMALL, Reach
+from reach import SMALL, Reach, demonstrations
 
 from sb3_pgr import BC, BCQ, CQL, IQL, REDQ, TD3BC, HybridSAC, TransitionGenerator
 from sb3_pgr.common.engine import UpdateEngine
@@ -90,6 +90,18 @@ def test_redq_updates(arguments, traced):
     models = [REDQ("MlpPolicy", "Pendulum-v1", compile=compile, **kwargs).learn(58) for compile in (False, True)]
     assert traced
     th.testing.assert_close(weights(models[0]), weights(models[1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_hybrid_sac_updates(images, traced):
+    kwargs = SMALL | dict(learning_rate=schedule, demonstrations=demonstrations(images=images, grasp_penalty=np.zeros(40)))
+    policy = "MultiInputPolicy" if images else "MlpPolicy"
+    models = [
+        HybridSAC(policy, Reach(images=images), setup_mode="single-arm-learned-gripper", compile=on, **kwargs).learn(16)
+        for on in (False, True)
+    ]
+    assert traced
+    th.testing.assert_close(weights(models[0]), weights(models[1]), rtol=1e-4, atol=1e-4)  # a tenth of a step
 
 
 def test_more_models_than_variants_are_allowed(traced):

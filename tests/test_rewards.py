@@ -171,8 +171,20 @@ def test_the_classifier_s_verdict_replaces_the_reward(trained):
     assert all(strict.step(np.zeros(2))[1] == 0 for _ in range(3))
     with pytest.raises(ClassifierError):
         ClassifierReward(gym.make("Pendulum-v1"), trained[0])
+    with pytest.raises(ValueError, match="consecutive=0"):
+        ClassifierReward(Camera(), trained[0], consecutive=0)
     with pytest.raises(ClassifierError, match="no function that can be imported"):
         ClassifierReward(Camera(), trained[0], condition="nowhere:function")
+
+
+def test_success_in_passing_is_none(trained):
+    verdicts = iter([True, False, True, True, True, False, True])
+    env = ClassifierReward(Camera(), trained[0], threshold=0.0, condition=lambda obs: next(verdicts), consecutive=2)
+    env.reset()
+    assert [env.step(np.zeros(2))[1] for _ in range(5)] == [0, 0, 0, 1, 1]
+    env.step(np.zeros(2))
+    env.reset()  # what was seen before does not count
+    assert env.step(np.zeros(2))[1] == 0
 
 
 def test_a_learned_reward_does_not_judge_itself(trained):

@@ -279,9 +279,11 @@ def test_demonstrations_are_successes():
 
 def test_frames_of_success_and_failure():
     env = gym.make("robots/pick_cube_images-v0", image_size=32)
-    failure, success = record_frames(env, seed=1, noise=0.0, fumble=0.0)
+    failure, success = record_frames(env, seed=1, noise=0.0, fumble=0.0, pretend=0.0)
     assert failure["front"].shape[1:] == (32, 32, 3) == success["wrist"].shape[1:]
     assert len(success["front"]) == 15 and len(failure["front"]) > 5
+    failure, success = record_frames(env, seed=1, pretend=1.0)
+    assert len(failure["front"]) > 5 and not success
     with pytest.raises(ValueError, match="with images"):
         record_frames(gym.make("robots/pick_cube-v0"), seed=0)
 
@@ -312,3 +314,6 @@ def test_a_gripper_knows_whether_it_holds_something_up(pick_cube):
     for _ in range(10):  # a fist with nothing in it
         obs, *_ = pick_cube.step(np.array([0, 0, 1, -1], np.float32))
     assert obs[2] > 0.1 and not holds_up({"state": obs})
+    for command in (1, -1):  # fingers in motion: for one step closing ones are as far apart as round the cube
+        moving = [pick_cube.step(np.array([0, 0, 0, command], np.float32))[0] for _ in range(5)]
+        assert sum(holds_up({"state": obs}) for obs in moving) == (1 if command < 0 else 0)

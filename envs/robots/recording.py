@@ -70,14 +70,16 @@ def _stack(values: list[Any]) -> Any:
     return np.stack(values)
 
 
-def record_frames(env: gym.Env, seed: int, noise: float = 0.4, fumble: float = 0.3) -> tuple[Any, Any]:
+def record_frames(env: gym.Env, seed: int, noise: float = 0.4, fumble: float = 0.3, pretend: float = 0.3) -> tuple[Any, Any]:
     """
     One episode of images for a reward classifier: the scripted expert with noise, who fumbles now and then, and goes on for a
-    while after success.
+    while after success. Some episodes only look like one: these are what a policy would find to fool a classifier that has
+    not seen them.
 
     :param env: a robot task with images
     :param noise: standard deviation of noise on its movements
-    :param fumble: share of episodes in which it opens the gripper, or stops, half-way: failures that look like success
+    :param fumble: share of episodes in which it opens the gripper, or stops, half-way
+    :param pretend: share of episodes in which the hands wander about with nothing in them, mostly upwards, opening and closing
     :return: images by camera of failure and of success, ``(n, height, width, 3)``; either may have no frames
     :raises ValueError: if the environment is no robot task with images
     """
@@ -88,9 +90,10 @@ def record_frames(env: gym.Env, seed: int, noise: float = 0.4, fumble: float = 0
     obs, _ = task.reset(seed=seed)
     frames: dict[bool, list[Any]] = {False: [obs], True: []}
     fumbles_at = int(random.integers(5, 20)) if random.random() < fumble else None
+    wandering = _Wandering(task, random) if random.random() < pretend else None
     length = int(env.spec.max_episode_steps or 100) if env.spec else 100
     for step in range(length):  # the task's own step: it goes on after success
-        action = expert_action(env, noise, random)
+        action = expert_action(env, noise, random) if wandering is None else wandering.action()
         if fumbles_at is not None and step >= fumbles_at:
             action = (
                 np.full_like(action, 0) if random.random() < 0.3 else random.uniform(-1, 1, action.shape).astype(np.float32)
@@ -103,3 +106,18 @@ def record_frames(env: gym.Env, seed: int, noise: float = 0.4, fumble: float = 0
         {key: np.stack([frame[key] for frame in frames[kind]]) for key in task.cameras} if frames[kind] else {}
         for kind in (False, True)
     )
+
+
+class _Wandering:
+    """Ways of empty hands: each arm drifts somewhere, more often up than down, and its gripper does this and that."""
+
+    def __init__(self, task: RobotTask, random: np.random.Generator):
+        self.random, self.shape, self.per_arm = random, task.action_space.shape, 4 if task.gripper == "learned" else 3
+        self.drift = random.uniform(-1, 1, self.shape)
+        self.drift[2 :: self.per_arm] = random.uniform(-0.3, 1, len(task.arms))
+
+    def action(self) -> np.ndarray:
+        action = self.drift + self.random.normal(0, 0.4, self.shape)
+        if self.per_arm == 4:
+            action[3::4] = self.random.choice((-1.0, 0.0, 1.0), len(action[3::4]))
+        return action.clip(-1, 1).astype(np.float32)

@@ -15,6 +15,12 @@ from sb3_pgr.common.vision import CameraEncoder
 _CLIP = 10.0  # as VecNormalize: what has hardly moved so far, a cube that was never lifted, has next to no deviation
 
 
+def image_keys(space: spaces.Space) -> list[str]:
+    """Entries of a Dict that are images; ``[""]`` for an image alone."""
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    return [key for key, part in parts.items() if is_image_space(part)]
+
+
 class HybridExtractor(BaseFeaturesExtractor):
     """
     Features of robot observations: ``CameraEncoder`` for images; all other entries, standardised by their running
@@ -43,7 +49,7 @@ class HybridExtractor(BaseFeaturesExtractor):
         others = [key for key, space in parts.items() if not isinstance(space, spaces.Box)]
         if others:
             raise ValueError(f"Observations must be Boxes, and {', '.join(others)} is none: wrap the environment.")
-        images = {key: space for key, space in parts.items() if is_image_space(space)}
+        images = {key: parts[key] for key in image_keys(observation_space)}
         states = {key: space for key, space in parts.items() if key not in images}
         state_dim = sum(spaces.flatdim(space) for space in states.values())
         cameras = CameraEncoder(images, image_encoder, image_features, trunk_weights, freeze_trunk) if images else None

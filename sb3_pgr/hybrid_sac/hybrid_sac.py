@@ -7,13 +7,12 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
@@ -26,6 +25,7 @@ from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import apply_gradients, gradients_of, set_learning_rate
 from sb3_pgr.common.vision import shifted
+from sb3_pgr.hybrid_sac.encoders import image_keys
 from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.hybrid_sac.grippers import gripper_indices as indices_of
 from sb3_pgr.hybrid_sac.grippers import to_classes, to_values
@@ -223,7 +223,7 @@ class HybridSAC(SAC):
         if self.setup_mode is not None:
             self.gripper_indices = indices_of(self.setup_mode, action_dim)
         self.policy_kwargs |= {"gripper_indices": self.gripper_indices or (), "n_critics": self.n_critics}
-        self._pictures = _image_keys(self.observation_space)
+        self._pictures = image_keys(self.observation_space)
         self.optimize_memory_usage = bool(self._pictures)  # each frame is kept once
         if self.target_entropy == "auto":
             self.target_entropy = -action_dim / 2
@@ -515,9 +515,3 @@ class HybridSAC(SAC):
         own = ["dataset", "episode_log", "_engine", "_compute_losses", "_continuous_columns", "_gripper_columns"]
         own += ["_critic_parameters", "_target_parameters"]
         return super()._excluded_save_params() + own
-
-
-def _image_keys(space: spaces.Space) -> list[str]:
-    if isinstance(space, spaces.Dict):
-        return [key for key, part in space.items() if is_image_space(part)]
-    return [""] if is_image_space(space) else []

@@ -17,7 +17,7 @@ from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
 from sb3_pgr.common.ensembles import EnsembleLinear, EnsembleMLP, Members
 from sb3_pgr.common.networks import FullPrecisionLinear
-from sb3_pgr.hybrid_sac.encoders import HybridExtractor
+from sb3_pgr.hybrid_sac.encoders import HybridExtractor, image_keys
 from sb3_pgr.hybrid_sac.grippers import to_values
 
 _LOG_STD_MIN, _LOG_STD_MAX = math.log(1e-5), math.log(5.0)
@@ -88,6 +88,11 @@ class HybridCritic(EnsembleCritic):
         self.continuous_indices = list(continuous_indices)
         self.ensemble.apply(_xavier)
         self.grasp: nn.Module | None = None
+        parts = (
+            self.observation_space.values() if isinstance(self.observation_space, spaces.Dict) else [self.observation_space]
+        )
+        self._all_boxes = all(isinstance(part, spaces.Box) for part in parts)
+        self._scaled = image_keys(self.observation_space) if self.normalize_images else []
         if n_commands:
             features_dim = self.features_extractor.features_dim
             head = FullPrecisionLinear(net_arch[-1], n_commands)
@@ -96,7 +101,15 @@ class HybridCritic(EnsembleCritic):
 
     def encode(self, obs: PyTorchObs) -> th.Tensor:
         """Features ``(batch, features_dim)``."""
-        return self.extract_features(obs, self.features_extractor)
+        if not self._all_boxes:
+            return self.extract_features(obs, self.features_extractor)
+        # As SB3 does it, which looks at every call for images among the entries: that cannot be compiled.
+        if isinstance(obs, dict):
+            return self.features_extractor({key: self._as_float(key, part) for key, part in obs.items()})
+        return self.features_extractor(self._as_float("", obs))
+
+    def _as_float(self, key: str, part: th.Tensor) -> th.Tensor:
+        return part.float() / 255 if key in self._scaled else part.float()
 
     def values(self, features: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Of continuous actions, ``(n_critics, batch)``."""

@@ -51,7 +51,7 @@ class REDQ(SAC):
     :param compile: compile the whole update into one graph with ``torch.compile`` (needs a C++ compiler on CPU)
     :param precision: ``"fp32"`` or ``"bf16"`` (bfloat16 autocast)
     :param cuda_graph: run each block of updates as one CUDA graph; needs ``gradient_steps`` to be a multiple of
-        ``policy_delay``. Not yet run on a GPU
+        ``policy_delay``
     :param policy_kwargs: see ``REDQPolicy`` and ``SimbaPolicy``
     :raises ValueError: if a size is below 1, ``n_target_critics`` is not in 1..N, or a mode or precision is unknown
     """

@@ -26,6 +26,8 @@ class ClassifierReward(gym.Wrapper):
     :param condition: ``obs -> bool`` that must hold too, of proprioception for instance: policies learn to fool a classifier
         that is asked alone. Or the name of such a function, ``"package.module:function"``
     :param threshold: in place of the classifier's own
+    :param consecutive: steps in a row at which classifier and condition must hold: what looks like success in passing is none
+    :raises ValueError: if ``consecutive`` is below 1
     :raises ClassifierError: if the observations do not hold what it looks at, or there is no such function
     """
 
@@ -35,8 +37,12 @@ class ClassifierReward(gym.Wrapper):
         classifier: RewardClassifier | str | Path,
         condition: Callable[[Any], bool] | str | None = None,
         threshold: float | None = None,
+        consecutive: int = 1,
     ):
         super().__init__(env)
+        if consecutive < 1:
+            raise ValueError(f"consecutive={consecutive} must be at least 1.")
+        self.consecutive, self._in_a_row = consecutive, 0
         self.classifier = classifier if isinstance(classifier, RewardClassifier) else RewardClassifier.load(classifier)
         self.condition = _function(condition) if isinstance(condition, str) else condition
         self.threshold = self.classifier.threshold if threshold is None else threshold
@@ -55,7 +61,7 @@ class ClassifierReward(gym.Wrapper):
         self._stands_aside = True
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        self._return, self._steps = 0.0, 0
+        self._return, self._steps, self._in_a_row = 0.0, 0, 0
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -63,7 +69,9 @@ class ClassifierReward(gym.Wrapper):
         if self._stands_aside and "is_success" in info:
             return obs, float(np.asarray(reward)), terminated, truncated, info
         probability, _ = self.classifier.predict_success(obs)
-        success = probability >= self.threshold and (self.condition is None or bool(self.condition(obs)))
+        seen = probability >= self.threshold and (self.condition is None or bool(self.condition(obs)))
+        self._in_a_row = self._in_a_row + 1 if seen else 0
+        success = self._in_a_row >= self.consecutive
         info["true_reward"], info["true_success"] = float(np.asarray(reward)), bool(info.get("is_success", False))
         info["is_success"] = info["succeed"] = success
         info["success_probability"] = probability
