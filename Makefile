@@ -5,11 +5,12 @@ DEMO_ENV := dmc/cartpole-swingup-v0
 DEMO_LOGS := logs/demo
 export VENV PYTHON
 
-.PHONY: help setup demo test format check-format lint type docs
+.PHONY: help setup demo test gpu format check-format lint type docs
 
 help:
 	@echo "make demo     install, train PGRSAC on a MuJoCo task for a few minutes, show curve, video and generator"
 	@echo "make test     install, run the tests"
+	@echo "make gpu      on a CUDA device: the tests that need one, and tables of speed (torch must be a CUDA build)"
 	@echo "make format lint type     ruff and mypy"
 	@echo "make docs     the documentation as a site: build/docs/index.html"
 
@@ -32,11 +33,21 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+gpu: setup
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/update_speed.py --device cuda
+	$(BIN)/python benchmarks/buffer_speed.py --device cuda
+
 format: setup
 	$(BIN)/ruff check --select I --fix -q .
 	$(BIN)/ruff format -q .
 
-check-format: setup
+check-gpu: setup
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/update_speed.py --device cuda
+	$(BIN)/python benchmarks/buffer_speed.py --device cuda
+
+format: setup
 	$(BIN)/ruff check --select I -q .
 	$(BIN)/ruff format --check -q .
 

@@ -458,7 +458,7 @@ def test_save_replay_buffer(tmp_path):
     model.learn(20, reset_num_timesteps=False)
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_moves_between_devices():
     buffer = TensorReplayBuffer(10, OBS, ACT, device="cpu")
     fill([buffer], 5)

@@ -14,8 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sb3_pgr import BC, BCQ, CQL, PGRSAC, REDQ, HybridSAC
 from sb3_pgr.common.engine import _CapturedBlock
 
-on_a_gpu = pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
-
 
 def offline(algorithm, **kwargs):
     kwargs = dict(policy_kwargs=dict(net_arch=[16]), learning_rate=schedule, batch_size=32, seed=0) | kwargs
@@ -105,7 +103,7 @@ def test_graphs_need_a_gpu(name):
         MODELS[name][0](device="cpu", cuda_graph=True)
 
 
-@on_a_gpu
+@pytest.mark.gpu
 @every
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 1e-2)])
 def test_graphs_do_what_eager_updates_do(name, precision, tolerance, monkeypatch):
@@ -121,7 +119,7 @@ def test_graphs_do_what_eager_updates_do(name, precision, tolerance, monkeypatch
     assert far.float().mean() <= (1e-3 if name == "PGRSAC" else 0)
 
 
-@on_a_gpu
+@pytest.mark.gpu
 @every
 def test_models_with_graphs_are_saved_and_go_on(name, tmp_path):
     make, steps = MODELS[name]
@@ -138,7 +136,7 @@ def test_models_with_graphs_are_saved_and_go_on(name, tmp_path):
         assert not th.equal(weights(loaded).cpu(), before.cpu())
 
 
-@on_a_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("algorithm", [BC, CQL])
 def test_compiled_updates_in_a_graph(algorithm, precision):

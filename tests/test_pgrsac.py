@@ -116,7 +116,7 @@ def test_n_step_models_are_shown_with_a_buffer_of_one_row(tmp_path):
     assert PGRSAC.load(tmp_path / "model.zip", buffer_size=1).predict(np.zeros(3))[0].shape == (1,)
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_saved_and_loaded_on_a_gpu(tmp_path):
     model = small(device="cuda").learn(150, log_interval=None)
     model.save(tmp_path / "model.zip")

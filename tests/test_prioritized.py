@@ -309,7 +309,7 @@ def test_redq_with_equal_priorities_learns_from_all():
     assert (model.replay_buffer.sample(8).weights == 1).all()
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_on_a_gpu():
     buffer = PrioritizedReplayBuffer(20, OBS, ACT, device="cuda")
     fill(buffer, 10)

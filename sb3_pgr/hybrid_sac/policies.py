@@ -88,9 +88,8 @@ class HybridCritic(EnsembleCritic):
         self.continuous_indices = list(continuous_indices)
         self.ensemble.apply(_xavier)
         self.grasp: nn.Module | None = None
-        parts = (
-            self.observation_space.values() if isinstance(self.observation_space, spaces.Dict) else [self.observation_space]
-        )
+        space = self.observation_space
+        parts = list(space.values()) if isinstance(space, spaces.Dict) else [space]
         self._all_boxes = all(isinstance(part, spaces.Box) for part in parts)
         self._scaled = image_keys(self.observation_space) if self.normalize_images else []
         if n_commands:

@@ -40,7 +40,7 @@ def draw_judgement(judgement: Judgement, path: Path) -> None:
         scores.hist(values, bins, color=colour, alpha=0.6, density=True, label=kinds[int(label)])
     scores.axvline(judgement.threshold, color="C3", linestyle="--", label="threshold")
     scores.set(title="probability of success", xlabel="probability", ylabel="density", yscale="log")
-    scores.legend(frameon=False)
+    scores.legend(frameon=False, loc="upper center")
     figure.savefig(path, dpi=110)
 
 
