@@ -48,6 +48,11 @@ def peer(name: str, packages: str) -> str:
 GEMS_BUILD = "sb3-pgr gems build --env gems/focused_topdown-v0"
 GEMS_TRAIN = "sb3-pgr train --algo redq --env gems/focused_topdown_latent-v0 --seed"
 DEMONSTRATIONS = "sb3-pgr demos robots/pick_cube-v0 --episodes 20 -o build/robots/pick_cube.npz"
+CLASSIFIER = (
+    "sb3-pgr classifier record robots/pick_cube_images-v0 --episodes 60 -o build/robots/frames && "
+    "sb3-pgr classifier train --success-dir build/robots/frames/success --failure-dir build/robots/frames/failure "
+    "--image-keys front wrist -o build/robots/classifier.pt"
+)
 OTHER_VENV = "python -m venv build/other && . build/other/bin/activate"
 
 # A small study for the commands that need one, the size of which is not what they are about.
@@ -80,6 +85,7 @@ STEPS = (
     Step("python benchmarks/ppo_drop_in.py"),
     Step("python benchmarks/robots/experts.py"),
     Step("python benchmarks/robots/memory.py"),
+    Step("python benchmarks/robots/fooled.py build/robots/classifier.pt", CLASSIFIER),
     Step(
         "python benchmarks/update_speed.py",
         peer("sbx", "sbx-rl"),

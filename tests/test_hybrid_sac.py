@@ -269,7 +269,7 @@ def test_the_device_is_chosen(monkeypatch):
         assert choose_device("auto").type == device and choose_device("cpu").type == "cpu"
 
 
-@pytest.mark.parametrize("name", ["pick_cube", "pick_cube_images", "lift_tray", "offline"])
+@pytest.mark.parametrize("name", ["pick_cube", "pick_cube_images", "pick_cube_images_gpu", "lift_tray", "offline"])
 def test_specifications(name, tmp_path, monkeypatch):
     from sb3_pgr.zoo.registry import register
     from sb3_pgr.zoo.studies.spec import load_spec, runs_of

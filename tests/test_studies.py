@@ -69,11 +69,16 @@ def test_names_and_seeds_that_would_fail_later(change, message, tmp_path):
 
 
 def test_runs_of_a_specification():
-    spec = SPEC | {"seeds": [0, 1], "algorithms": {"hybrid_sac": {"demonstrations": "d.npz", "gamma": 0.9}}}
+    spec = SPEC | {
+        "seeds": [0, 1],
+        "algorithms": {"hybrid_sac": {"demonstrations": "d.npz", "vec_env": "subproc", "gamma": 0.9}},
+    }
     first, second = runs_of(spec, threads=3)
     assert (first.path, second.path) == ("pendulum/hybrid_sac/seed_0", "pendulum/hybrid_sac/seed_1")
     text = " ".join(first.arguments)
-    assert "--env Pendulum-v1 --demonstrations d.npz -n 200 --num-threads 3" in text and text.endswith("-params gamma:0.9")
+    assert "--env Pendulum-v1 --demonstrations d.npz --vec-env subproc -n 200 --num-threads 3" in text and text.endswith(
+        "-params gamma:0.9"
+    )
 
 
 def test_all_that_is_wrong_with_an_arm_is_said(tmp_path):
@@ -83,7 +88,7 @@ def test_all_that_is_wrong_with_an_arm_is_said(tmp_path):
         "sac": {"grid": {"tau": 0.5}},
         "td3": {"grid": {"tau": [0.1, "much"]}},
         "dqn": 3,
-        "hybrid_sac": {"demonstrations": "nowhere.npz"},
+        "hybrid_sac": {"demonstrations": "nowhere.npz", "vec_env": "threads"},
     }
     (tmp_path / "wrong.yml").write_text(
         yaml.safe_dump(SPEC | {"algorithms": wrong, "tasks": {"d": {"dataset": "no/such-v0"}}})
@@ -91,7 +96,7 @@ def test_all_that_is_wrong_with_an_arm_is_said(tmp_path):
     with pytest.raises(UsageError) as caught:
         load_spec(tmp_path / "wrong.yml")
     expected = ["'gama'", "n_critics must be", "no policy 'Mlp'", "sac: grid must be", "'much'", "dqn: must be a mapping"]
-    for message in [*expected, "no file nowhere.npz", "no/such-v0 is neither"]:
+    for message in [*expected, "no file nowhere.npz", "not 'threads'", "no/such-v0 is neither"]:
         assert message in str(caught.value), message
     wrong = {"redq": {"policy_kwargs": {"net_arc": [8]}}}
     (tmp_path / "wrong.yml").write_text(yaml.safe_dump(SPEC | {"algorithms": wrong}))

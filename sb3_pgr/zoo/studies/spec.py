@@ -17,6 +17,7 @@ from sb3_pgr.zoo.studies.run import FILES, Run
 
 DEFAULTS = {"eval_freq": 10_000, "eval_episodes": 10, "final_episodes": 100, "checkpoint_freq": 10_000, "video_freq": 0}
 LONGEST_NAME = 200  # bytes; with endings, file systems take 255
+VEC_ENV, VEC_ENVS = "vec_env", ("dummy", "subproc")
 REQUIRED = ("tasks", "algorithms", "seeds", "n_timesteps")
 
 
@@ -52,10 +53,10 @@ def runs_of(spec: dict[str, Any], threads: int = 1) -> list[Run]:
         for arm, settings in arms_of(spec["algorithms"]).items():
             settings = dict(settings)
             algo = settings.pop("algo")
-            files = {name: settings.pop(name) for name in FILES if name in settings}
+            options = {name: settings.pop(name) for name in (*FILES, VEC_ENV) if name in settings}
             params = [f"{name}:{value!r}" for name, value in settings.items()]
             for task, where in spec["tasks"].items():
-                arguments = ["--algo", algo, *_flags(_place(where) | files), *common]
+                arguments = ["--algo", algo, *_flags(_place(where) | options), *common]
                 runs.append(Run(task, arm, seed, (*arguments, *(["-params", *params] if params else []))))
     return runs
 
@@ -129,6 +130,7 @@ def _arm_problems(arm: str, settings: Any, offline: set[bool]) -> list[str]:
     found: list[str] = []
     for chosen in arms_of({arm: settings}).values():
         chosen = {name: value for name, value in chosen.items() if name != "algo"}
+        vec_env = chosen.pop(VEC_ENV, VEC_ENVS[0])
         problems = [text for _, text in hyperparam_problems(algorithm, chosen)]
         problems += [f"{name} must be finite numbers, not {value!r}" for name, value in chosen.items() if _not_finite(value)]
         policies = algorithm.policy_aliases
@@ -137,6 +139,8 @@ def _arm_problems(arm: str, settings: Any, offline: set[bool]) -> list[str]:
             problems.append(f"there is no policy {chosen['policy']!r}; there are {', '.join(policies)}")
         if policy is not None and isinstance(chosen.get("policy_kwargs"), dict):
             problems += keyword_problems(policy, chosen["policy_kwargs"], "policy_kwargs")
+        if vec_env not in VEC_ENVS:
+            problems.append(f"{VEC_ENV} must be {' or '.join(VEC_ENVS)}, not {vec_env!r}")
         demonstrations = chosen.get("demonstrations")
         if demonstrations is not None and not Path(str(demonstrations)).exists():
             problems.append(f"there is no file {demonstrations}")
@@ -186,4 +190,4 @@ def _place(where: Any) -> Any:
 
 
 def _flags(options: dict[str, Any]) -> list[str]:
-    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
