@@ -269,6 +269,15 @@ def test_what_was_learned_keeps_its_statistics(algorithm, data, small):
     assert model.reward_scale == scale and model.dataset_fingerprint != load_dataset(data).fingerprint
 
 
+def test_a_reward_map_that_comes_too_late_is_said(data, tmp_path, recwarn):
+    TD3BC("MlpPolicy", dataset=data, reward_transform=(2.0, 0.0), **SMALL).learn(20).save(tmp_path / "model.zip")
+    TD3BC.load(tmp_path / "model.zip", dataset=data, device="cpu")
+    assert not [w for w in recwarn if "without effect" in str(w.message)]
+    with pytest.warns(UserWarning, match=r"'return_range' is without effect: the model has learned with \(2.0, 0.0\)"):
+        model = TD3BC.load(tmp_path / "model.zip", dataset=data, device="cpu", reward_transform="return_range")
+    assert model.reward_scale == 2
+
+
 @every
 def test_bounds_of_actions_may_be_float64(algorithm, data, small):
     space = spaces.Box(-2.0, 2.0, (1,), np.float64)

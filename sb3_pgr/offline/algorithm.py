@@ -132,6 +132,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 env = DummyVecEnv([lambda: stand_in])
         self.normalize_observations = normalize_observations
         self.reward_transform = reward_transform
+        self.learned_with = reward_transform
         self.reward_scale, self.reward_shift = (1.0, 0.0) if loaded is not None else reward_map(reward_transform, None)
         self.first_live_step = 0  # timesteps may have been gradient steps before
         self.dataset_fingerprint: str | None = None
@@ -227,8 +228,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         dataset = self._prepared(dataset)
         if self._n_updates == 0:
             self.reward_scale, self.reward_shift = reward_map(self.reward_transform, dataset)
+            self.learned_with = self.reward_transform
             if self.normalize_observations:
                 _fit(self.policy.features_extractor, dataset)
+        elif self.reward_transform != self.learned_with:
+            warnings.warn(
+                f"reward_transform={self.reward_transform!r} is without effect: the model has learned with {self.learned_with!r}.",
+                stacklevel=2,
+            )
         self.largest_reward = float(np.abs(self.reward_scale * dataset.rewards + self.reward_shift).max())
         rows = TensorReplayBuffer(len(dataset), self.observation_space, self.action_space, self.device)
         actions = dataset.actions
