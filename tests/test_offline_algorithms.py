@@ -271,9 +271,9 @@ def test_what_was_learned_keeps_its_statistics(algorithm, data, small):
 
 def test_a_reward_map_that_comes_too_late_is_said(data, tmp_path, recwarn):
     TD3BC("MlpPolicy", dataset=data, reward_transform=(2.0, 0.0), **SMALL).learn(20).save(tmp_path / "model.zip")
-    TD3BC.load(tmp_path / "model.zip", dataset=data, device="cpu")
+    TD3BC.load(tmp_path / "model.zip", dataset=data, device="cpu", reward_transform=(2.0, 0.0))
     assert not [w for w in recwarn if "without effect" in str(w.message)]
-    with pytest.warns(UserWarning, match=r"'return_range' is without effect: the model has learned with \(2.0, 0.0\)"):
+    with pytest.warns(UserWarning, match=r"return_range is without effect: the model has learned with \(2.0, 0.0\)"):
         model = TD3BC.load(tmp_path / "model.zip", dataset=data, device="cpu", reward_transform="return_range")
     assert model.reward_scale == 2
 

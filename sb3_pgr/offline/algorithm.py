@@ -231,11 +231,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             self.learned_with = self.reward_transform
             if self.normalize_observations:
                 _fit(self.policy.features_extractor, dataset)
-        elif self.reward_transform != self.learned_with:
-            warnings.warn(
-                f"reward_transform={self.reward_transform!r} is without effect: the model has learned with {self.learned_with!r}.",
-                stacklevel=2,
+        else:
+            wanted, had = (
+                name if isinstance(name, str) else tuple(name) for name in (self.reward_transform, self.learned_with)
             )
+            if wanted != had:
+                warnings.warn(f"reward_transform={wanted} is without effect: the model has learned with {had}.", stacklevel=2)
         self.largest_reward = float(np.abs(self.reward_scale * dataset.rewards + self.reward_shift).max())
         rows = TensorReplayBuffer(len(dataset), self.observation_space, self.action_space, self.device)
         actions = dataset.actions
