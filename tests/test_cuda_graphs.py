@@ -116,7 +116,7 @@ def test_graphs_do_what_eager_updates_do(name, precision, tolerance, monkeypatch
     eager, graph = map(weights, models)
     far = (graph - eager).abs() > tolerance * (1 + eager.abs())
     # Rows that a generator imagines differ by rounding, and Adam magnifies that where gradients are almost 0.
-    assert far.float().mean() <= (1e-3 if name == "PGRSAC" else 0)
+    assert far.float().mean() <= (3e-4 if name == "PGRSAC" else 0)
 
 
 @pytest.mark.gpu
