@@ -42,12 +42,7 @@ format: setup
 	$(BIN)/ruff check --select I --fix -q .
 	$(BIN)/ruff format -q .
 
-check-gpu: setup
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/update_speed.py --device cuda
-	$(BIN)/python benchmarks/buffer_speed.py --device cuda
-
-format: setup
+check-format: setup
 	$(BIN)/ruff check --select I -q .
 	$(BIN)/ruff format --check -q .
 
@@ -61,5 +56,5 @@ type: setup
 	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
 
 docs: setup
-	$(BIN)/sphinx-build -W --keep-going -n -q -d build/doctrees docs build/docs
+	$(BIN)/sphinx-build -E -W --keep-going -n -q -d build/doctrees docs build/docs
 	@echo "Site: build/docs/index.html"
