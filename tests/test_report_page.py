@@ -11,6 +11,7 @@ from sb3_pgr.report import build_report
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(
@@ -176,6 +177,7 @@ def test_line_band_and_seeds(page):
 def test_numbers_behind_a_chart(page):
     details = page.find_element(By.CSS_SELECTOR, "[data-curve='0']")
     details.find_element(By.TAG_NAME, "summary").click()
+    WebDriverWait(page, 10).until(lambda _: details.find_elements(By.TAG_NAME, "tr"))  # the event of opening comes later
     rows = [[cell.text for cell in row.find_elements(By.XPATH, "./*")] for row in details.find_elements(By.TAG_NAME, "tr")]
     assert rows[0] == ["algorithm", "environment steps", "evaluation return", "band from", "band to"] and len(rows) == 13
     line = next(row for row in rows if row[:2] == ["sac", "200"])
