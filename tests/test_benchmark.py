@@ -100,8 +100,8 @@ def test_algorithms_without_checkpoints_finish(folder):
     assert "1 finished before" in run("benchmark", "ars.yml", "-o", "ars", cwd=folder)
 
 
-def result(arm, seed, last, steps=(1, 2, 3)):
-    scores = {"algo": arm, "updates": 3, "last": {"return_mean": last, "return_std": 0.0, "episodes": 2}}
+def result(arm, seed, last, steps=(1, 2, 3), updates=3):
+    scores = {"algo": arm, "updates": updates, "last": {"return_mean": last, "return_std": 0.0, "episodes": 2}}
     return Result("task", arm, seed, scores, (np.array(steps), np.array(steps) * 10.0))
 
 
@@ -109,6 +109,12 @@ def test_rates_keep_their_digits_and_what_is_not_finite_is_said(tmp_path, capsys
     write_report([result("sac", seed, last) for seed, last in enumerate([0.02, 0.04, 0.06, np.nan])], tmp_path)
     assert "| task | sac | 0.040 [0.020, 0.060] | 0.020, 0.040, 0.060, nan |" in capsys.readouterr().out
     assert "1 of 4 returns are not finite" in (tmp_path / "table.md").read_text()
+
+
+def test_runs_that_learned_nothing_are_named(tmp_path, capsys):
+    write_report([result("sac", 0, 1.0, updates=0), result("sac", 1, 1.0, updates=0), result("td3", 0, 1.0)], tmp_path)
+    output = capsys.readouterr().out
+    assert "task, sac: nothing was learned" in output and "td3: nothing" not in output
 
 
 def test_curves_are_averaged_at_the_same_steps():

@@ -92,6 +92,8 @@ def _table(results: list[Result]) -> list[str]:
                 interval = bootstrap_interval(finite)
                 text = f"{interquartile_mean(finite):.{decimals}f}"
                 text += f" [{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]" if interval else ""
+            if not any(run.scores["updates"] for run in runs):
+                names.add(f"{task}, {arm}: nothing was learned, no update was made (learning_starts?)")
             if len(finite) < len(last):
                 names.add(f"{task}, {arm}: {len(last) - len(finite)} of {len(last)} returns are not finite and not counted")
             seeds = ", ".join(f"{value:.{decimals}f}" for value in last)
