@@ -187,6 +187,30 @@ def test_success_in_passing_is_none(trained):
     assert env.step(np.zeros(2))[1] == 0
 
 
+def test_the_last_step_of_a_task_is_enough(trained):
+    env = ClassifierReward(Blind(), trained[0], threshold=0.0, consecutive=2)
+    env.reset()
+    _, reward, terminated, truncated, info = env.step(np.zeros(2))
+    assert (reward, terminated, truncated) == (1, True, False) and info["is_success"]
+
+
+class Staying(Camera):
+    """Succeeds from the third step on, and goes on."""
+
+    def step(self, action):
+        obs, *_ = super().step(action)
+        return obs, float(self.steps >= 3), False, False, {"is_success": self.steps >= 3}
+
+
+def test_a_task_that_goes_on_ends_by_the_classifier_and_evaluations_by_success(trained):
+    env = ClassifierReward(Staying(), trained[0], consecutive=2)
+    env.reset()
+    assert [env.step(np.zeros(2))[1:3] for _ in range(4)] == [(0, False), (0, False), (0, False), (1, True)]
+    env.stand_aside()
+    env.reset()
+    assert [env.step(np.zeros(2))[1:3] for _ in range(3)] == [(0, False), (0, False), (1, True)]
+
+
 def test_a_learned_reward_does_not_judge_itself(trained):
     env = ClassifierReward(Camera(), trained[0])
     env.stand_aside()

@@ -230,6 +230,13 @@ def test_a_dense_reward_does_not_end_where_success_begins():
     assert info["is_success"] and rewards[-1] > 0.9
 
 
+def test_a_task_may_go_on_after_success():
+    env = PickCube(terminate_on_success=False)
+    env.reset(seed=3)
+    steps = [env.step(expert_action(env)) for _ in range(40)]
+    assert steps[-1][1] == 1 and not any(step[2] for step in steps) and sum(step[1] for step in steps) > 3
+
+
 def test_flat_observations():
     env = FlatObservation(Scene())
     obs, _ = env.reset()

@@ -23,12 +23,15 @@ class RobotTask(gym.Env):
     Actions are in [-1, 1], for each arm three numbers along x, y and z (1 is 2.5 cm) and, if the gripper is learned, a fourth:
     1 opens, -1 closes, nearer to 0 than a half leaves it as it is. Observations are the state ``(n,)`` float32 (of each arm 8
     numbers, see ``Arm.state``, then the task's); or a Dict of camera images ``(image_size, image_size, 3)`` uint8 and
-    ``"state"``, which is then of the arms alone. ``info["is_success"]`` says whether the task is done, which ends the episode.
+    ``"state"``, which is then of the arms alone. ``info["is_success"]`` says whether the task is done, which ends the episode
+    unless ``reward`` or ``terminate_on_success`` say otherwise.
 
     :param gripper: ``"learned"``; or ``"fixed"``: closed, and no part of actions
     :param observations: ``"state"`` or ``"images"``
     :param image_size: side of the images, in pixels
     :param reward: ``"sparse"`` (1 on success) or ``"dense"``
+    :param terminate_on_success: whether a sparse reward ends the episode; not where a learned reward is to end it, which the
+        task would else tell when (``sb3_pgr.rewards.ClassifierReward``)
     :param render_mode: ``"rgb_array"`` or None
     :param render_camera: what ``render`` shows: a camera (a name of its image in observations), or ``"all"`` side by side
     :raises ValueError: on an unknown choice
@@ -46,6 +49,7 @@ class RobotTask(gym.Env):
         observations: str = "state",
         image_size: int = 64,
         reward: str = "sparse",
+        terminate_on_success: bool = True,
         render_mode: str | None = None,
         render_camera: str = "front",
     ):
@@ -63,6 +67,7 @@ class RobotTask(gym.Env):
         if observations == "images" or render_mode is not None:
             require_renderer()
         self.gripper, self.reward, self.render_mode, self.image_size = gripper, reward, render_mode, image_size
+        self._terminate_on_success = terminate_on_success and reward == "sparse"  # of a dense one more is to be had by staying
         self._shown = list(self.cameras.values()) if render_camera == "all" else [self.cameras[render_camera]]
         self.model = self._scene().compile()
         self.data = mujoco.MjData(self.model)
@@ -161,8 +166,8 @@ class RobotTask(gym.Env):
         self._advance(CONTROL_DT)
         success = self.is_success()
         reward = float(success) if self.reward == "sparse" else self._dense_reward()
-        done = success and self.reward == "sparse"  # of a dense reward, more is to be had by staying
-        return self._observation(), reward, done or self.is_failure(), False, {"is_success": success}
+        terminated = (success and self._terminate_on_success) or self.is_failure()
+        return self._observation(), reward, terminated, False, {"is_success": success}
 
     def _observation(self) -> Any:
         state = np.concatenate([arm.state for arm in self.arms])

@@ -26,7 +26,9 @@ class ClassifierReward(gym.Wrapper):
     :param condition: ``obs -> bool`` that must hold too, of proprioception for instance: policies learn to fool a classifier
         that is asked alone. Or the name of such a function, ``"package.module:function"``
     :param threshold: in place of the classifier's own
-    :param consecutive: steps in a row at which classifier and condition must hold: what looks like success in passing is none
+    :param consecutive: steps in a row at which classifier and condition must hold: what looks like success in passing is none.
+        A step that ends the task has none behind it, and is enough by itself; tasks that end at their own success thereby tell
+        it, so let them go on (``terminate_on_success=False`` of our robots)
     :raises ValueError: if ``consecutive`` is below 1
     :raises ClassifierError: if the observations do not hold what it looks at, or there is no such function
     """
@@ -55,8 +57,8 @@ class ClassifierReward(gym.Wrapper):
 
     def stand_aside(self) -> None:
         """
-        From now on leave reward, end and success to the environment, where it tells ``info["is_success"]`` itself. Classifiers
-        see success a step too early or too late, and policies learn to fool them.
+        From now on leave reward and success to the environment, where it tells ``info["is_success"]`` itself, at which the
+        episode ends. Classifiers see success a step too early or too late, and policies learn to fool them.
         """
         self._stands_aside = True
 
@@ -67,11 +69,11 @@ class ClassifierReward(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         if self._stands_aside and "is_success" in info:
-            return obs, float(np.asarray(reward)), terminated, truncated, info
+            return obs, float(np.asarray(reward)), terminated or bool(info["is_success"]), truncated, info
         probability, _ = self.classifier.predict_success(obs)
         seen = probability >= self.threshold and (self.condition is None or bool(self.condition(obs)))
         self._in_a_row = self._in_a_row + 1 if seen else 0
-        success = self._in_a_row >= self.consecutive
+        success = self._in_a_row >= self.consecutive or (seen and terminated)
         info["true_reward"], info["true_success"] = float(np.asarray(reward)), bool(info.get("is_success", False))
         info["is_success"] = info["succeed"] = success
         info["success_probability"] = probability
