@@ -4,7 +4,7 @@ What a study of ``sb3-pgr benchmark`` found, for this repository.
     python benchmarks/publish.py build/robots/pick_cube robots_pick_cube
 
 Copies ``table.md``, ``runs.csv`` and ``curves.png`` of the study to ``benchmarks/results/<name>`` and writes ``runs.json``:
-specification, machine and versions; of each finished run its evaluations, scores and minutes, evaluations included.
+specification and options, machine and versions; of each finished run its evaluations, scores and minutes with evaluations.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def of_study(study: Path) -> dict[str, Any]:
     finished = {run: folder for run, folder in begun.items() if folder is not None and is_finished(study / run.path)}
     said = [json.loads((folder / RUN_FILE).read_text()) for folder in finished.values()]
     return {
-        "command": f"sb3-pgr benchmark {study.name}.yml --jobs {options['jobs']} --cpus {options['cpus']}",
+        "options": options,
         "spec": written["spec"],
         "machine": _one(said, "machine"),
         "versions": _one(said, "versions"),

@@ -57,8 +57,8 @@ OTHER_VENV = "python -m venv build/other && . build/other/bin/activate"
 
 # A small study for the commands that need one, the size of which is not what they are about.
 SMALL_STUDY = "{tasks: {p: Pendulum-v1}, algorithms: {redq: {}}, seeds: [0, 1], n_timesteps: 300, final_episodes: 2}"
-STUDY = f"echo '{SMALL_STUDY}' > study.yml && rm -rf out"
-RAY = "sb3-pgr benchmark study.yml -o out --engine ray"
+STUDY = f"echo '{SMALL_STUDY}' > study.yml"
+STORAGE = "sb3-pgr benchmark study.yml -o out3 --engine ray --storage"
 HEAD = '{ ray start --head --port 6379 --num-cpus 4 --num-gpus 1 --block & } && trap "kill $!" EXIT && sleep 30'
 
 # The cheap ones first.
@@ -73,9 +73,11 @@ STEPS = (
     Step('pip install -e ".[zoo,robots]"', OTHER_VENV),
     Step('pip install -e ".[offline]"', OTHER_VENV),
     Step("pip install -e '.[zoo,ray]'", OTHER_VENV),
-    Step(RAY, STUDY),
-    Step(f"{RAY} --address 127.0.0.1:6379 --cpus 2 --gpus 0.25", f"{STUDY} && {HEAD}"),
-    Step(f"{RAY} --storage s3://bucket/study", STUDY, f'{RAY} --storage "file://$PWD/build/storage"'),
+    Step("sb3-pgr benchmark study.yml -o out --engine ray", STUDY),
+    Step(
+        "sb3-pgr benchmark study.yml -o out2 --engine ray --address 127.0.0.1:6379 --cpus 2 --gpus 0.25", f"{STUDY} && {HEAD}"
+    ),
+    Step(f"{STORAGE} s3://bucket/study", STUDY, f'{STORAGE} "file://$PWD/build/storage"'),
     Step("python benchmarks/paper_preset.py"),
     Step("python benchmarks/gems_world.py"),
     Step("python benchmarks/gems_speed.py", GEMS_BUILD),

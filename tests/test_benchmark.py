@@ -135,17 +135,21 @@ def test_a_damaged_file_of_scores_is_named_and_left_out(folder):
 def test_everything_wrong_is_said_at_once(folder):
     spec = {
         "tasks": {"a": {"dataset": "nowhere.npz"}, "b": "Nowhere-v0", "c": 3},
-        "algorithms": {"iqll": {}, "iql": {"expectil": 1}},
+        "algorithms": {"iqll": {}, "iql": {"expectil": 1, "n_timesteps": 3, "dataset": "missing.npz"}},
         "seeds": [0, 0], "n_timesteps": -5, "colour": "red",
     }  # fmt: skip
     (folder / "wrong.yml").write_text(yaml.safe_dump(spec))
     output = run("benchmark", "wrong.yml", "-o", "wrong", expect=2, cwd=folder)
     expected = ["unknown key 'colour'", "Did you mean iql", "expectil", "seeds must be", "n_timesteps must be"]
+    expected += ["n_timesteps is of the whole study", "no file missing.npz"]
     for message in (*expected, "nowhere.npz", "Nowhere", "tasks: c: must be"):
         assert message in output, message
-    assert "8 problem(s)" in output or "9 problem(s)" in output
+    assert "10 problem(s)" in output or "11 problem(s)" in output
     assert not (folder / "wrong").exists() and "Traceback" not in output
     assert "no file" in run("benchmark", "nothing.yml", expect=2, cwd=folder)
+    assert "--gpus means nothing with --engine local" in run(
+        "benchmark", "spec.yml", "-o", "x", "--gpus", 1, expect=2, cwd=folder
+    )
     assert "None of the 4 runs" in run("benchmark", "spec.yml", "-o", "empty", "--report", expect=2, cwd=folder)
 
 

@@ -15,7 +15,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sb3_pgr.buffers import TensorReplayBuffer, frames, sample_block, tensor_replay
+from sb3_pgr.buffers import (
+    PrioritizedReplayBuffer,
+    SequenceReplayBuffer,
+    TensorReplayBuffer,
+    frames,
+    sample_block,
+    tensor_replay,
+)
 from sb3_pgr.buffers.frames import FrameRing
 from sb3_pgr.buffers.storage import RecordStorage
 
@@ -468,8 +475,9 @@ def test_moves_between_devices():
 
 
 def test_types_of_buffers_from_shapes():
-    buffer = TensorReplayBuffer.from_shapes(10, (3,), 2, obs_dtype=np.float16, action_dtype=np.int32)
-    assert (buffer.observations.dtype, buffer.actions.dtype) == (th.float16, th.int32)
+    for kind in (TensorReplayBuffer, PrioritizedReplayBuffer, SequenceReplayBuffer):
+        buffer = kind.from_shapes(40, (3,), 2, obs_dtype=np.float16, action_dtype=np.int32)
+        assert (buffer.observations.dtype, buffer.actions.dtype) == (th.float16, th.int32)
 
 
 def test_cut_episodes_end_whatever_ends_by_time_mean():

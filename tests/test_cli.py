@@ -1,6 +1,7 @@
 """The commands, as a user types them."""
 
 import csv
+import json
 import os
 import pickle
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import gymnasium as gym
 import numpy as np
@@ -15,11 +17,14 @@ import optuna
 import pytest
 import rl_zoo3.train
 from commands import command, run
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.common.video import record_episodes
 from sb3_pgr.zoo import train as verb
-from sb3_pgr.zoo.manager import Extras, Manager
+from sb3_pgr.zoo.manager import Extras, Manager, _restore_evaluations
+from sb3_pgr.zoo.run_folder import find_models
 from sb3_pgr.zoo.saved_model import SavedModel
 
 SMALL = ["-params", "learning_starts:100", "gradient_steps:1", "n_critics:2", "policy_kwargs:dict(net_arch=[8])"]
@@ -201,6 +206,41 @@ def test_resume_after_sigkill(tmp_path):
     assert "-params cannot change" in run("train", "--resume", folder, "-params", "gamma:0.5", expect=2)
     run("train", "--resume", folder, "-n", 800, "--checkpoint-freq", 50)
     assert "already reached step 800 of 800" in run("train", "--resume", folder, expect=2)  # what was added is remembered
+
+
+def test_the_log_keeps_what_it_held(tmp_path):
+    path = tmp_path / "progress.csv"
+    path.write_text("time/total_timesteps,note,loss\n100,warm,0.5\n200,hot,\n300,cut")
+    log = ResumableCSV(path, 200)
+    log.write({"time/total_timesteps": 250, "loss": 0.1}, {"time/total_timesteps": (), "loss": ()})
+    log.close()
+    rows = list(csv.DictReader(open(path)))
+    assert [row["time/total_timesteps"] for row in rows] == ["100", "200", "250"]
+    assert [row["note"] for row in rows] == ["warm", "hot", ""] and [path.name for path in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_last_model_is_the_newest_and_never_the_best(tmp_path):
+    run = tmp_path / "Pendulum-v1_1"
+    for step in (400, 600):
+        (run / f"checkpoints/step_{step:012}").mkdir(parents=True)
+        (run / f"checkpoints/step_{step:012}/model.zip").touch()
+    (run / "rl_model_500_steps.zip").touch()
+    (run / "best_model.zip").touch()
+    assert [path.parent.name[-3:] if path.stem == "model" else path.stem for path in find_models(run)] == [
+        "600", "rl_model_500_steps", "400", "best_model"
+    ]  # fmt: skip
+    for steps, place in ((550, 1), (600, 0)):
+        with zipfile.ZipFile(run / "Pendulum-v1.zip", "w") as file:
+            file.writestr("data", json.dumps({"num_timesteps": steps}))
+        assert find_models(run)[place] == run / "Pendulum-v1.zip"
+
+
+def test_evaluations_go_on_with_their_successes(tmp_path):
+    callback = EvalCallback(gym.make("Pendulum-v1"), n_eval_episodes=2, log_path=str(tmp_path))
+    old = dict(timesteps=[10, 20], results=[[1, 2], [3, 4]], ep_lengths=[[5, 5], [5, 5]], successes=[[0, 1], [1, 1]])
+    np.savez(tmp_path / "evaluations.npz", **old)
+    _restore_evaluations(callback, 10)
+    assert callback.evaluations_successes == [[0, 1]] and callback.evaluations_timesteps == [10]
 
 
 @pytest.mark.parametrize("vec_env", ["dummy", "subproc"])

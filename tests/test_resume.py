@@ -97,12 +97,23 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
     if algo in SAC_BUFFERS:
         kwargs = dict(replay_buffer_class=SAC_BUFFERS[algo][0], replay_buffer_kwargs=SAC_BUFFERS[algo][1])
         kwargs["optimize_memory_usage"] = algo == "sac-shared"
-        return SAC("MlpPolicy", env, learning_starts=100, buffer_size=300, policy_kwargs=SMALL, seed=seed, **kwargs)
+        model = SAC("MlpPolicy", env, learning_starts=100, buffer_size=300, policy_kwargs=SMALL, seed=seed, **kwargs)
+        if algo == "sac-mixture":
+            model.replay_buffer.set_source("demos", filled(model))
+        return model
     if algo == "sde":
         return SAC("MlpPolicy", env, learning_starts=100, buffer_size=500, use_sde=True, policy_kwargs=SMALL, seed=seed)
     if algo == "dqn":
         return DQN("MlpPolicy", env, learning_starts=100, buffer_size=500, policy_kwargs=SMALL, seed=seed)
     return PPO("MlpPolicy", env, n_steps=32, batch_size=32, seed=seed)
+
+
+def filled(model: SAC) -> TensorReplayBuffer:
+    rows = TensorReplayBuffer(20, model.observation_space, model.action_space, model.device)
+    actions = DEMONSTRATIONS["actions"] / 2
+    rows.extend(*(DEMONSTRATIONS[name] for name in ("observations", "next_observations")), actions, np.ones(20), np.zeros(20))
+    rows.generator.manual_seed(7)
+    return rows
 
 
 def train(folder: Path, kwargs: dict, stop_at: int | None = None) -> None:
@@ -116,6 +127,8 @@ def train(folder: Path, kwargs: dict, stop_at: int | None = None) -> None:
     model.learn(STEPS - model.num_timesteps, callback=callbacks, reset_num_timesteps=resume_from is None)
     if isinstance(getattr(model, "replay_buffer", None), GenerativeReplayBuffer):
         assert model.replay_buffer.generator.n_fits > 3 and model.replay_buffer.statistics()["synthetic"]["drawn"] > 0.3
+    if kwargs.get("algo") == "sac-mixture":
+        assert model.replay_buffer.statistics()["demos"]["drawn"] == pytest.approx(0.5, abs=0.01)
     state = {name: value for name, value in model.policy.state_dict().items()}
     state["optimizers"] = [
         tensor
@@ -260,8 +273,30 @@ def test_older_checkpoint_starts_another_branch(tmp_path):
         model.num_timesteps = steps
         save_checkpoint(model, tmp_path)
     model = build()
-    ResumableCheckpoint(tmp_path, 50, resume_from=tmp_path / "step_000000000100").restore(model)
-    assert latest_checkpoint(tmp_path).name == "step_000000000100"
+    for abandoned in (1, 2, 3):
+        ResumableCheckpoint(tmp_path, 50, resume_from=tmp_path / "step_000000000100").restore(model)
+        assert latest_checkpoint(tmp_path).name == "step_000000000100"
+        assert len(list(tmp_path.glob("abandoned-*/model.zip"))) == abandoned
+        model.num_timesteps = 200
+        save_checkpoint(model, tmp_path)
+
+
+def test_statistics_are_there_even_if_nothing_is_left_to_train(tmp_path):
+    model = build(normalize=True)
+    model.learn(120)
+    path = save_checkpoint(model, tmp_path)
+    other = build(normalize=True)
+    load_checkpoint(other, path)
+    assert other.env.obs_rms.count > 100 and np.array_equal(other.env.obs_rms.mean, model.env.obs_rms.mean)
+
+
+def test_an_interruption_of_the_last_update_is_not_forgotten(tmp_path):
+    model, callback = build(), ResumableCheckpoint(tmp_path, 1_000)
+    train = model.train
+    model.train = lambda *args, **kwargs: (train(*args, **kwargs), model.num_timesteps == 120 and callback._hold(2, None))
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(120, callback=callback)
+    assert latest_checkpoint(tmp_path).name == "step_000000000120"
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path):

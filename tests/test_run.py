@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr import REDQ, TensorReplayBuffer
+from sb3_pgr import REDQ, MixtureReplayBuffer, TensorReplayBuffer
 from sb3_pgr.common.health import NonFiniteTransitionError
 from sb3_pgr.common.networks import RunningNorm
 
@@ -216,3 +216,8 @@ def test_n_step_returns_follow_the_models_discount_and_its_episodes():
     assert model.replay_buffer.timeouts[9] == 1
     with pytest.raises(ValueError, match=r"gamma=0\.8"):
         REDQ("MlpPolicy", "Pendulum-v1", gamma=0.8, replay_buffer_kwargs=n_steps | dict(gamma=0.9), device="cpu")
+    mixture = dict(replay_buffer_class=MixtureReplayBuffer, device="cpu", gamma=0.8)
+    kwargs = dict(shares={"online": 1, "demos": 1}, online_kwargs=n_steps | dict(gamma=0.8))
+    with pytest.raises(ValueError, match=r"discounted by 0\.99, the model has gamma=0\.8"):  # the demonstrations' rows
+        REDQ("MlpPolicy", "Pendulum-v1", replay_buffer_kwargs=kwargs, **mixture)
+    REDQ("MlpPolicy", "Pendulum-v1", replay_buffer_kwargs=kwargs | dict(gamma=0.8), **mixture)

@@ -132,7 +132,7 @@ class FromShapes:
         :param kwargs: further arguments of the constructor
         """
         action_space = space_from_shape(action_shape, action_dtype)
-        known = inspect.signature(cls).parameters
+        known = {name for kind in cls.__mro__ if "__init__" in vars(kind) for name in inspect.signature(kind).parameters}
         for name, dtype in (("obs_dtype", obs_dtype), ("action_dtype", action_dtype)):
             if name in known and dtype is not np.float32:
                 kwargs.setdefault(name, dtype)

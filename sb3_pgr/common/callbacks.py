@@ -1,6 +1,7 @@
 """Callbacks: resumable checkpoints, and videos during training."""
 
-import shutil
+import itertools
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -64,7 +65,7 @@ class ResumableCheckpoint(BaseCallback):
         self._restart = load_checkpoint(model, self.resume_from)
         for other in list_checkpoints(self.folder):
             if other.name > Path(self.resume_from).name:  # of a future that will now be another
-                shutil.move(other, other.with_name(f"abandoned-{other.name}"))
+                _abandon(other)
 
     def save(self) -> Path:
         """Write a checkpoint now; ``start_segment`` has to follow if training goes on."""
@@ -125,6 +126,15 @@ class ResumableCheckpoint(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.release()
+        if self._interrupted:  # during the last update: no rollout follows it
+            self._interrupted = False
+            self.save()
+            raise KeyboardInterrupt
+
+
+def _abandon(checkpoint: Path) -> None:
+    names = (f"abandoned-{checkpoint.name}" + (f"-{number}" if number else "") for number in itertools.count())
+    os.replace(checkpoint, next(path for name in names if not (path := checkpoint.with_name(name)).exists()))
 
 
 class VideoCallback(BaseCallback):

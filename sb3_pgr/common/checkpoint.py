@@ -139,9 +139,10 @@ def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> Restart:
         _restore_parameters(model, path / "model.zip")
         if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
             set_arrays(model.replay_buffer, th.load(path / "replay_buffer.pt", weights_only=True))
-        vec_normalize = None
-        if model.get_vec_normalize_env() is not None:
+        vec_normalize, wrapper = None, model.get_vec_normalize_env()
+        if wrapper is not None:
             vec_normalize = th.load(path / "vecnormalize.pt", weights_only=True)
+            set_vec_normalize(wrapper, vec_normalize)  # of a run that has only its scores left to do, nothing starts again
     except (KeyError, ValueError, RuntimeError, FileNotFoundError) as error:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
     for name in _counters(model).keys() & state["counters"].keys():

@@ -20,15 +20,23 @@ class ResumableCSV(CSVOutputFormat):
     def __init__(self, path: str | Path, since: int = 0):
         rows: list[dict[str, str]] = []
         if since > 0 and os.path.exists(path):
-            with open(path, newline="") as file:
+            with open(path, newline="", errors="replace") as file:
                 rows = [row for row in csv.DictReader(file) if _timesteps(row) <= since]
-        super().__init__(str(path))
+        super().__init__(f"{path}.writing")
         for row in rows:
-            self.write({key: _number(value) for key, value in row.items() if value}, {key: () for key in row})
+            values = {key: _value(text) for key, text in row.items() if key and text}
+            self.write(values, dict.fromkeys(values, ()))
+        self.file.flush()
+        os.replace(f"{path}.writing", path)  # not before the rows are in it
 
 
-def _number(text: str) -> float:
-    return int(text) if text.isdigit() else float(text)
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def _timesteps(row: dict[str, str]) -> float:

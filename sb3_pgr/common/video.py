@@ -62,9 +62,10 @@ def record_episodes(
                     total += float(reward[0])
                     done = bool(dones[0])
                 returns.append(total)
+        os.replace(temporary, path)
     finally:
         vec_env.envs[0] = unfilmed
-    os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)
     return returns
 
 

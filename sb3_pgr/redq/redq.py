@@ -157,8 +157,12 @@ class REDQ(SAC):
             self.replay_buffer_kwargs = {"gamma": self.gamma} | given
         super()._setup_model()
         self.replay_buffer_kwargs = given
-        for buffer in (self.replay_buffer, *getattr(self.replay_buffer, "sources", {}).values()):
-            if getattr(buffer, "n_steps", 1) > 1 and buffer.gamma != self.gamma:
+        sources = getattr(self.replay_buffer, "sources", {}).values()
+        n_step = [buffer for buffer in (self.replay_buffer, *sources) if getattr(buffer, "n_steps", 1) > 1]
+        if n_step and sources:
+            n_step.append(self.replay_buffer)  # a mixture discounts its one-step rows itself
+        for buffer in n_step:
+            if buffer.gamma != self.gamma:
                 raise ValueError(f"n-step returns are discounted by {buffer.gamma}, the model has gamma={self.gamma}.")
         self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)

@@ -21,6 +21,7 @@ from sb3_pgr.zoo.studies.state import STOP, STUDY, only_driver, read_state
 from sb3_pgr.zoo.studies.storage import Storage, StorageError
 
 ENGINES = ("local", "ray")
+LOCAL_ONLY, RAY_ONLY = {"jobs": None}, {"gpus": 0.0, "address": None, "retries": 10}  # and their defaults
 
 
 def main() -> None:
@@ -57,10 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=ENGINES, default="local", help="this machine, or a Ray cluster")
     parser.add_argument("--jobs", type=_at_least(1), help="local: runs at a time (default: as many as the cores bear)")
     parser.add_argument("--cpus", type=_at_least(1), default=1, help="cores, and threads, of a run")
-    parser.add_argument("--gpus", type=float, default=0.0, help="ray: graphics cards of a run, or part of one")
+    parser.add_argument("--gpus", type=float, default=RAY_ONLY["gpus"], help="ray: graphics cards of a run, or part of one")
     parser.add_argument("--address", help="ray: of a running cluster; by default RAY_ADDRESS, or one is started here")
     parser.add_argument("--storage", metavar="URL", help="ray: where runs lie if machines share no folder: s3://..., gs://...")
-    parser.add_argument("--retries", type=_at_least(0), default=10, help="ray: times that a run goes on elsewhere")
+    retries = RAY_ONLY["retries"]
+    parser.add_argument("--retries", type=_at_least(0), default=retries, help="ray: times that a run goes on elsewhere")
     return parser
 
 
@@ -77,6 +79,9 @@ def _at_least(least: int) -> Any:
 def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str, only_report: bool) -> None:
     if options["engine"] == "local" and url != str(output):
         raise UsageError("--storage is for --engine ray; the local engine works in -o.")
+    other = {"local": RAY_ONLY, "ray": LOCAL_ONLY}[options["engine"]]
+    for name in (name for name, default in other.items() if options.get(name, default) != default):
+        raise UsageError(f"--{name} means nothing with --engine {options['engine']}.")
     runs = runs_of(spec, options["cpus"])
     storage = Storage(url if "://" in url else str(Path(url).resolve()))
     failed = []
@@ -149,7 +154,8 @@ def _require_same_settings(runs: list[Run], storage: Storage) -> None:
     ]
     if others:
         raise UsageError(
-            f"In {storage.url} are runs of other settings: {', '.join(others)}. Remove them, or choose another -o."
+            f"In {storage.url} are runs of other settings (--cpus counts too): {', '.join(others)}. "
+            "Remove them, or choose another -o."
         )
 
 

@@ -318,8 +318,10 @@ class Manager(ExperimentManager):
             kwargs["log_interval"] = self.log_interval if self.log_interval > -1 else None
         if self.checkpoint is None:
             super().learn(model)  # which takes an interruption for the end
-            if model.num_timesteps >= self.n_timesteps:
-                self._report_scores(model)
+            if model.num_timesteps < self.n_timesteps:
+                self.save_trained_model(model)
+                raise KeyboardInterrupt
+            self._report_scores(model)
             return
         try:
             if self.n_timesteps > 0:
@@ -369,6 +371,8 @@ def _restore_evaluations(callback: EvalCallback, num_timesteps: int) -> None:
             callback.evaluations_timesteps = saved["timesteps"][keep].tolist()
             callback.evaluations_results = saved["results"][keep].tolist()
             callback.evaluations_length = saved["ep_lengths"][keep].tolist()
+            if "successes" in saved:
+                callback.evaluations_successes = saved["successes"][keep].tolist()
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

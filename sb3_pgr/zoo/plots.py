@@ -37,7 +37,7 @@ def main() -> None:
             if curves:
                 _draw(axis, algo, curves, marker="o" if name == EVALUATION else "")
                 drawn += 1
-        axis.set(title=env_id if row == 0 else "", xlabel="environment steps" if row == shape[0] - 1 else "", ylabel=name)
+        axis.set(title=env_id if row == 0 else "", xlabel="steps" if row == shape[0] - 1 else "", ylabel=name)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines:

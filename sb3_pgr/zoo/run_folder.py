@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,25 @@ def find_runs(logs: str | Path, env_id: str, algo: str | None = None) -> list[Pa
 
 
 def find_models(run: str | Path) -> list[Path]:
-    """Saved models of a run, the one to show first: final, best, then checkpoints from newest to oldest."""
+    """Saved models of a run from newest to oldest, then the best of its evaluations, whenever that was."""
     run = Path(run)
     name = re.sub(r"_\d+(_[0-9a-f-]+)?$", "", run.name)
-    models = [path for path in (run / f"{name}.zip", run / "best_model.zip") if path.is_file()]
-    steps = [path for path in run.glob("rl_model_*_steps.zip")]
-    models += sorted(steps, key=lambda path: int(path.stem.split("_")[2]), reverse=True)
-    models += sorted((run / CHECKPOINTS).glob("step_*/model.zip"), reverse=True)
-    return models
+    steps = {path: int(path.parent.name.split("_")[1]) for path in (run / CHECKPOINTS).glob("step_*/model.zip")}
+    steps |= {path: int(path.stem.split("_")[2]) for path in run.glob("rl_model_*_steps.zip")}
+    final = run / f"{name}.zip"
+    if final.is_file():
+        steps = {final: _timesteps(final), **steps}
+    best = run / "best_model.zip"
+    return [*sorted(steps, key=lambda path: steps[path], reverse=True), *([best] if best.is_file() else [])]
+
+
+def _timesteps(model: Path) -> int:
+    """At which a model was saved by SB3; -1 if the file is cut off."""
+    try:
+        with zipfile.ZipFile(model) as file:
+            return int(json.loads(file.read("data"))["num_timesteps"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return -1
 
 
 def resume_point(run: str | Path) -> Path:

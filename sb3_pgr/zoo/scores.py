@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_pgr.bc import BC
 from sb3_pgr.common.evaluation import HELD_OUT_SEED, LAST_EVALUATIONS, evaluate_episodes
-from sb3_pgr.common.run_files import SCORES
+from sb3_pgr.common.run_files import SCORES, read_evaluations
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.off_policy_evaluation import off_policy_scores
 from sb3_pgr.offline.scores import ReferenceScores, reference_scores
@@ -83,12 +83,21 @@ def _summary(returns: np.ndarray, references: ReferenceScores | None) -> dict[st
     return result if references is None else result | {"normalized": float(references.normalize(returns.mean()))}
 
 
+def _evaluations(run: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """During training; a damaged file costs the curve, not the scores."""
+    try:
+        return read_evaluations(run)
+    except ValueError as error:
+        print(f"{run}: {error}; scores are without it.")
+        return None
+
+
 def _curve_scores(run: Path, references: ReferenceScores | None) -> dict[str, Any]:
     """Of the evaluations during training: the best (chosen after the fact), and the mean of the last."""
-    if not (run / "evaluations.npz").exists():
+    evaluations = _evaluations(run)
+    if evaluations is None:
         return {}
-    with np.load(run / "evaluations.npz") as saved:
-        results = saved["results"]
+    _, results = evaluations
     best, late = results[results.mean(1).argmax()], results[-LAST_EVALUATIONS:]
     return {
         "best_of_evaluations": _summary(best, references) | {"chosen_from": len(results)},
@@ -115,10 +124,10 @@ def _cloning_beside(run: Path, fingerprint: str) -> list[dict[str, Any]]:
 
 def _draw(run: Path, dataset: OfflineDataset | None, references: ReferenceScores | None) -> None:
     """The curve of evaluations, beside the returns in the dataset."""
-    if not (run / "evaluations.npz").exists():
+    evaluations = _evaluations(run)
+    if evaluations is None:
         return
-    with np.load(run / "evaluations.npz") as saved:
-        steps, results = saved["timesteps"], saved["results"]
+    steps, results = evaluations
     figure = Figure(figsize=(6, 4))
     axis = figure.subplots()
     axis.plot(

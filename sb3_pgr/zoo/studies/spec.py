@@ -132,6 +132,8 @@ def _arm_problems(arm: str, settings: Any, offline: set[bool]) -> list[str]:
         chosen = {name: value for name, value in chosen.items() if name != "algo"}
         vec_env = chosen.pop(VEC_ENV, VEC_ENVS[0])
         problems = [text for _, text in hyperparam_problems(algorithm, chosen)]
+        if "n_timesteps" in chosen:
+            problems.append("n_timesteps is of the whole study, beside tasks and seeds")
         problems += [f"{name} must be finite numbers, not {value!r}" for name, value in chosen.items() if _not_finite(value)]
         policies = algorithm.policy_aliases
         policy = policies.get(chosen.get("policy", "MlpPolicy"))
@@ -141,9 +143,8 @@ def _arm_problems(arm: str, settings: Any, offline: set[bool]) -> list[str]:
             problems += keyword_problems(policy, chosen["policy_kwargs"], "policy_kwargs")
         if vec_env not in VEC_ENVS:
             problems.append(f"{VEC_ENV} must be {' or '.join(VEC_ENVS)}, not {vec_env!r}")
-        demonstrations = chosen.get("demonstrations")
-        if demonstrations is not None and not Path(str(demonstrations)).exists():
-            problems.append(f"there is no file {demonstrations}")
+        read = [str(chosen[name]) for name in FILES if name in chosen]
+        problems += [f"there is no file {path}" for path in read if not Path(path).exists()]
         found += [problem for problem in problems if problem not in found]
     return found
 
