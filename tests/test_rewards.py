@@ -98,9 +98,18 @@ def test_pictures(trained, tmp_path):
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("roc.png", "scores.png"))
 
 
-def test_one_recording_is_not_enough():
-    with pytest.raises(ClassifierError, match="at least 2 recordings of success"):
-        train_classifier({"a": images(True)}, dict.fromkeys("abc", images(False)))
+def test_a_single_recording_is_cut(trained):
+    before = th.random.get_rng_state()
+    _, judgement = train_classifier({"one.pkl": images(True)}, {"other.pkl": images(False)}, steps=3)
+    assert 4 <= judgement.labels.sum() <= 8 and len(judgement.labels) < 20  # a fifth of 20 frames each, or two
+    assert th.equal(th.random.get_rng_state(), before)
+
+
+def test_one_frame_is_not_enough():
+    with pytest.raises(ClassifierError, match="too few frames of success"):
+        train_classifier({"a": images(True, 1)}, dict.fromkeys("abc", images(False)))
+    with pytest.raises(ClassifierError, match="threshold=2"):
+        train_classifier({"a": images(True)}, {"a": images(False)}, threshold=2)
     with pytest.raises(ClassifierError, match="too few recordings"):
         train_classifier(dict.fromkeys("ab", images(True)), dict.fromkeys("abcd", images(False)), validation_share=0.9)
 

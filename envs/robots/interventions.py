@@ -6,9 +6,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from sb3_pgr.envs.robots.experts import CLOSE, OPEN, STAY, expert_action
+from sb3_pgr.envs.robots.task import RobotTask
 
 _SALT = 7  # other draws than those of an environment with the same seed
-_KEYS = {"up": (0, -1), "down": (0, 1), "left": (1, -1), "right": (1, 1), "page_up": (2, 1), "page_down": (2, -1)}
+# To the right, forward and up, as the front camera sees it.
+_KEYS = {"up": (1, 1), "down": (1, -1), "left": (0, -1), "right": (0, 1), "page_up": (2, 1), "page_down": (2, -1)}
 
 
 class ScriptedSource:
@@ -60,8 +62,8 @@ class ScriptedSource:
 
 class KeyboardSource:
     """
-    Hold an arrow key (x and y), page up or down (z), O (open) or C (close) to take over; let go to give back. Of two arms, Tab
-    changes which one is moved.
+    Hold an arrow key (right and forward in the front camera's picture), page up or down, O (open) or C (close) to take over;
+    let go to give back. Of two arms, Tab changes which one is moved.
 
     :param n_arms: of the task
     :param learned: whether actions hold gripper commands
@@ -98,7 +100,7 @@ class KeyboardSource:
         move = np.zeros(3)
         for name in self._held & _KEYS.keys():
             axis, sign = _KEYS[name]
-            move[axis] += sign
+            move += sign * directions(env)[axis]
         command = OPEN if "o" in self._held else CLOSE if "c" in self._held else STAY
         return (
             None if not move.any() and command == STAY else whole_action(move, command, self._arm, self.n_arms, self.learned)
@@ -107,7 +109,8 @@ class KeyboardSource:
 
 class GamepadSource:
     """
-    Hold the right shoulder button to take over: left stick for x and y, right stick for z, triggers close (left) and open
+    Hold the right shoulder button to take over: left stick for right and forward in the front camera's picture, right stick
+    for up and down, triggers close (left) and open
     (right). Of two arms, the left shoulder button moves the second.
 
     :param n_arms: of the task
@@ -136,10 +139,31 @@ class GamepadSource:
             if self.n_arms == 1 or not pad.get_button(4):
                 return None
             arm = 1
-        move = np.array([-pad.get_axis(1), -pad.get_axis(0), -pad.get_axis(4)])
-        move[np.abs(move) < 0.1] = 0
+        sticks = np.array([pad.get_axis(0), -pad.get_axis(1), -pad.get_axis(4)])
+        sticks[np.abs(sticks) < 0.1] = 0
+        move = sticks @ directions(env)
         command = OPEN if pad.get_axis(5) > 0 else CLOSE if pad.get_axis(2) > 0 else STAY
         return whole_action(move, command, arm, self.n_arms, self.learned)
+
+
+def directions(env: gym.Env) -> np.ndarray:
+    """
+    Right, forward and up for somebody who looks at the front camera's picture: the nearest axes of the world.
+
+    :param env: a robot task, wrapped or not; others are looked at along -x
+    :return: unit vectors ``(3, 3)``, one a row
+    """
+    task = getattr(env, "unwrapped", None)
+    right, forward = np.array([0.0, 1, 0]), np.array([-1.0, 0, 0])
+    if isinstance(task, RobotTask):
+        axes = task.data.cam(task.cameras["front"]).xmat.reshape(3, 3).T
+        right, forward = _nearest(axes[0]), _nearest(axes[1] - axes[2])
+    return np.stack([right, forward, np.array([0.0, 0, 1])])
+
+
+def _nearest(direction: np.ndarray) -> np.ndarray:
+    axis = int(np.abs(direction[:2]).argmax())
+    return np.eye(3)[axis] * np.sign(direction[axis])
 
 
 def whole_action(move: np.ndarray, command: float, arm: int, n_arms: int, learned: bool) -> np.ndarray:

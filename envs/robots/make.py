@@ -35,6 +35,10 @@ def make_robot(
     """
     if interventions is not None and interventions not in SOURCES:
         raise ValueError(f"interventions={interventions!r} is not known; choose one of {', '.join(SOURCES)}.")
+    if task not in TASKS:
+        raise ValueError(f"task={task!r} is not known; choose one of {', '.join(TASKS)}.")
+    if intervention_kwargs and interventions is None:
+        raise ValueError(f"intervention_kwargs={intervention_kwargs} are given, but nobody intervenes.")
     in_window = render_mode == "human" or interventions in BY_HAND
     if in_window:
         kwargs = {"render_camera": "all"} | kwargs

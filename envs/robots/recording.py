@@ -28,10 +28,27 @@ def record_demonstrations(
     :param seed: the ``i``-th attempt is seeded with ``seed + i``
     :param keep_failures: keep all episodes, not only successful ones
     :param on_episode: called with the number of kept and of tried ones
-    :return: arrays ``(n, ...)``, observations a dict of such if the environment's are
+    :return: arrays ``(n, ...)``, observations a dict of such if the environment's are. Of what was finished before a
+        ``KeyboardInterrupt``, which ends the recording; nothing if that is nothing
     :raises ValueError: if only one in a hundred attempts succeeds
     """
     rows: list[dict[str, Any]] = []
+    try:
+        _record(rows, env, act, episodes, seed, keep_failures, on_episode)
+    except KeyboardInterrupt:
+        print("Interrupted; what is finished is kept.")
+    return {name: _stack([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def _record(
+    rows: list[dict[str, Any]],
+    env: gym.Env,
+    act: Act,
+    episodes: int,
+    seed: int,
+    keep_failures: bool,
+    on_episode: Callable[[int, int], Any] | None,
+) -> None:
     kept = tried = 0
     while kept < episodes:
         if tried >= 100 * (kept + 1):
@@ -61,7 +78,6 @@ def record_demonstrations(
             kept += 1
         if on_episode is not None:
             on_episode(kept, tried)
-    return {name: _stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def _stack(values: list[Any]) -> Any:

@@ -155,15 +155,19 @@ class FlatObservation(gym.ObservationWrapper):
         self._images = [key for key in self._kept if parts[key].dtype == np.uint8 and len(parts[key].shape) == 3]
         self._others = sorted(set(self._kept) - set(self._images))
         state = spaces.Box(-np.inf, np.inf, (sum(spaces.flatdim(parts[key]) for key in self._others),), np.float32)
+        if "state" in self._images:
+            raise ValueError('A camera cannot be called "state", which is what all else is put into.')
         images = {key: parts[key] for key in self._images}
-        self.observation_space = spaces.Dict({**images, "state": state}) if images else state
+        rest = {"state": state} if self._others else {}
+        self.observation_space = spaces.Dict({**images, **rest}) if images else state
 
     def observation(self, observation: Any) -> Any:
         parts = dict(_leaves(observation))
         state = np.concatenate([np.zeros(0), *(spaces.flatten(self._parts[key], parts[key]) for key in self._others)]).astype(
             np.float32
         )
-        return {**{key: parts[key] for key in self._images}, "state": state} if self._images else state
+        rest = {"state": state} if self._others else {}
+        return {**{key: parts[key] for key in self._images}, **rest} if self._images else state
 
 
 def _leaves(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:

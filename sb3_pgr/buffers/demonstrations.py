@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr.buffers.fields import FieldType
+from sb3_pgr.buffers.fields import FieldType, scaled_actions
 from sb3_pgr.buffers.mixture import ONLINE, MixtureReplayBuffer
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 
@@ -48,7 +48,7 @@ class GraspReplayBuffer(TensorReplayBuffer):
     ) -> None:
         if extra is None:
             penalties = [info.get("grasp_penalty", 0.0) for info in infos] if infos else [0.0] * self.n_envs
-            extra = {"grasp_penalties": np.asarray(penalties, np.float32)}
+            extra = {"grasp_penalties": _penalties(penalties, self.n_envs, 'info["grasp_penalty"]')}
         super().add(obs, next_obs, action, reward, done, infos, timeouts, extra)
 
     def rows(self, index: th.Tensor, env: VecNormalize | None = None, single_steps: bool = False) -> GraspSamples:
@@ -141,6 +141,14 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             self.demonstrations.add(obs_i, next_obs_i, action_i, reward_i, done_i, [infos[i]])
         self.n_interventions += len(taken_over)
 
+    def extend(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Refused: it would leave out interventions and what gripper commands cost.
+
+        :raises NotImplementedError: always; see ``add`` and ``add_demonstrations``
+        """
+        raise NotImplementedError("Live steps are added one by one, for their interventions; add_demonstrations takes many.")
+
     def _check_room(self, rows: int) -> None:
         """Say once that the oldest demonstrations have to go."""
         room = self.demonstrations.buffer_size
@@ -153,10 +161,9 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
         action = np.asarray(action)
         if action.shape != self.action_space.shape:
             raise ValueError(f'info["intervene_action"] has shape {action.shape}, actions have {self.action_space.shape}.')
-        if not isinstance(self.action_space, spaces.Box):
-            return action
-        low, high = self.action_space.low, self.action_space.high
-        return np.clip(2 * (action - low) / (high - low) - 1, -1, 1).reshape(-1)
+        if not np.isfinite(action).all():
+            raise ValueError(f'info["intervene_action"] must be finite, not {action}.')
+        return scaled_actions(action, self.action_space).reshape(-1)
 
     def add_demonstrations(self, dataset: Any) -> None:
         """
@@ -169,21 +176,15 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             raise ValueError(
                 f"There is room for {self.demonstrations.buffer_size} demonstrated transitions, not {len(dataset)}: demo_size."
             )
-        space = self.action_space
-        actions = dataset.actions
-        if isinstance(space, spaces.Box):
-            actions = 2 * (actions - space.low) / (space.high - space.low) - 1
         self._check_room(len(dataset))
         extra = {}
         if isinstance(self.demonstrations, GraspReplayBuffer):
-            penalties = np.asarray(dataset.extras.get("grasp_penalty", np.zeros(len(dataset))), np.float32)
-            if penalties.size != len(dataset) or not (penalties <= 0).all() or not np.isfinite(penalties).all():
-                raise ValueError(f"{dataset.source}: grasp_penalty must be one finite number a row, not above 0.")
-            extra["extra"] = {"grasp_penalties": penalties.reshape(len(dataset))}
+            penalties = dataset.extras.get("grasp_penalty", np.zeros(len(dataset)))
+            extra["extra"] = {"grasp_penalties": _penalties(penalties, len(dataset), f"{dataset.source}: grasp_penalty")}
         self.demonstrations.extend(
             dataset.observations,
             dataset.next_observations,
-            actions,
+            scaled_actions(dataset.actions, self.action_space),
             dataset.rewards,
             dataset.terminals | dataset.timeouts,
             timeouts=dataset.timeouts & ~dataset.terminals,
@@ -198,6 +199,13 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
         """Put back what ``state_dict`` returned."""
         super().load_state_dict(state)
         self.n_interventions = state["n_interventions"]
+
+
+def _penalties(values: Any, n: int, name: str) -> np.ndarray:
+    penalties = np.asarray(values, np.float32)
+    if penalties.size != n or not (penalties <= 0).all() or not np.isfinite(penalties).all():
+        raise ValueError(f"{name} must be one finite number a row, not above 0.")
+    return penalties.reshape(n)
 
 
 def _row(value: Any, i: int) -> Any:

@@ -97,6 +97,13 @@ def _numpy_type(wanted: Any) -> np.dtype[Any]:
     return np.dtype(wanted)
 
 
+def scaled_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """Actions in units of a ``Box`` as SB3 stores them, in [-1, 1]; those of other spaces as they are."""
+    if not isinstance(space, spaces.Box):
+        return actions
+    return np.clip(2 * (actions - space.low) / (space.high - space.low) - 1, -1, 1)
+
+
 def as_array(value: Any) -> np.ndarray:
     """An array of what may be a tensor on any device."""
     return value.detach().cpu().numpy() if isinstance(value, th.Tensor) else np.asarray(value)

@@ -150,6 +150,7 @@ class SequenceReplayBuffer(TensorReplayBuffer):
         if not self._has_windows or (self._home.type != "cuda" and self._tree.total() == 0):
             raise ValueError(f"There is no window of {self.window} rows in the {self.size()} rows of the buffer yet.")
         start = self._tree.sample(shape[-1], self.generator, shape[0] if len(shape) > 1 else 1)
+        start = start.clamp(max=self.buffer_size * self.n_envs - 1)  # of a tree of zeros, on a GPU, comes anything
         row = self._rows_after(start[:, None] // self.n_envs, self.window)
         index = row * self.n_envs + start[:, None] % self.n_envs
         if self.cross_episodes:

@@ -51,10 +51,13 @@ class HybridExtractor(BaseFeaturesExtractor):
             raise ValueError(f"Observations must be Boxes, and {', '.join(others)} is none: wrap the environment.")
         images = {key: parts[key] for key in image_keys(observation_space)}
         states = {key: space for key, space in parts.items() if key not in images}
+        unclear = [key or "the observation" for key, space in states.items() if len(space.shape or ()) > 2]
+        if unclear:
+            raise ValueError(f"{', '.join(unclear)}: images are uint8 from 0 to 255, with 1, 3 or 4 channels; or flatten it.")
         state_dim = sum(spaces.flatdim(space) for space in states.values())
         cameras = CameraEncoder(images, image_encoder, image_features, trunk_weights, freeze_trunk) if images else None
         of_cameras = cameras.features_dim if cameras else 0
-        of_state = min(state_dim, 1) * state_features if cameras else state_dim
+        of_state = state_features if cameras and states else state_dim
         super().__init__(observation_space, of_cameras + of_state)
         self.image_keys, self.state_keys = list(images), list(states)
         self.cameras = cameras

@@ -19,6 +19,7 @@ from stable_baselines3.sac import SAC
 from torch.utils._pytree import tree_map
 
 from sb3_pgr.buffers import DemonstrationReplayBuffer, GraspReplayBuffer, sample_block
+from sb3_pgr.buffers.fields import scaled_actions
 from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.gradient_loop import run_gradient_loop
@@ -224,6 +225,8 @@ class HybridSAC(SAC):
             self.gripper_indices = indices_of(self.setup_mode, action_dim)
         self.policy_kwargs |= {"gripper_indices": self.gripper_indices or (), "n_critics": self.n_critics}
         self._pictures = image_keys(self.observation_space)
+        if self._pictures and not self.policy_kwargs.get("normalize_images", True):
+            raise ValueError("normalize_images must be True: the encoder takes images in [0, 1].")
         self.optimize_memory_usage = bool(self._pictures)  # each frame is kept once
         if self.target_entropy == "auto":
             self.target_entropy = -action_dim / 2
@@ -362,8 +365,9 @@ class HybridSAC(SAC):
         :return: number of transitions
         :raises DatasetError: if they make no sense or do not fit the spaces
         """
-        dataset = self._fitted(demonstrations)
-        if not dataset.actions[:, self._continuous].any():
+        known = demonstrations is not None and demonstrations is self.dataset
+        dataset = demonstrations if known else self._fitted(demonstrations)
+        if np.abs(scaled_actions(dataset.actions, self.action_space)[:, self._continuous]).max() < 1e-6:
             raise DatasetError(f"{dataset.source}: nothing is done in these demonstrations, all actions are 0.")
         if self._grippers and "grasp_penalty" not in dataset.extras:
             warnings.warn(f"{dataset.source} has no grasp_penalty: its gripper commands cost nothing.", stacklevel=2)

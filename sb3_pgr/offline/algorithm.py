@@ -20,6 +20,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
+from sb3_pgr.buffers.fields import scaled_actions
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.optimizers import set_learning_rate
@@ -239,14 +240,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 warnings.warn(f"reward_transform={wanted} is without effect: the model has learned with {had}.", stacklevel=2)
         self.largest_reward = float(np.abs(self.reward_scale * dataset.rewards + self.reward_shift).max())
         rows = TensorReplayBuffer(len(dataset), self.observation_space, self.action_space, self.device)
-        actions = dataset.actions
-        if isinstance(self.action_space, spaces.Box):
-            low, high = self.action_space.low, self.action_space.high
-            actions = 2 * (actions - low) / (high - low) - 1
         rows.extend(
             dataset.observations,
             dataset.next_observations,
-            actions,
+            scaled_actions(dataset.actions, self.action_space),
             self.reward_scale * dataset.rewards + self.reward_shift,
             dataset.terminals | dataset.timeouts,
             timeouts=dataset.timeouts & ~dataset.terminals,

@@ -105,17 +105,20 @@ class _NumpyOnly(pickle.Unpickler):
         return _KNOWN[module, name]
 
 
-def _finished(value: Any) -> Any:
-    """With arrays in place of what stood in for them."""
+def _finished(value: Any, seen: dict[int, Any]) -> Any:
+    """With arrays in place of what stood in for them; what is in several places stays one."""
     if isinstance(value, _Array):
         return value.value
-    if isinstance(value, dict):
-        return {key: _finished(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_finished(part) for part in value)
     if isinstance(value, _Callable | _DType):
         raise pickle.UnpicklingError("it holds more than arrays")
-    return value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in seen:
+        if isinstance(value, dict):
+            seen[id(value)] = {key: _finished(part, seen) for key, part in value.items()}
+        else:
+            seen[id(value)] = type(value)(_finished(part, seen) for part in value)
+    return seen[id(value)]
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -126,7 +129,7 @@ def read_pickle(path: str | Path) -> Any:
     """
     try:
         with open(path, "rb") as file:
-            return _finished(_NumpyOnly(file).load())
+            return _finished(_NumpyOnly(file).load(), {})
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # a damaged pickle raises whatever comes first
@@ -137,14 +140,21 @@ def transitions_of(records: Any, source: str, labels_only: bool = False) -> dict
     """
     Arrays under this library's names, from a list of transition dicts as HIL-SERL records them.
 
-    A leading axis of one frame is taken away, images with channels first are turned, images of floats in [0, 1] are made
-    uint8. ``masks`` (1 - done) tell true ends; ``dones`` without a mask of 0 are time limits.
+    A leading axis of one frame is taken away, images with channels first are turned, images of numbers in [0, 1] or [0, 255]
+    are made uint8. ``masks`` (1 - done) tell true ends; ``dones`` without a mask of 0 are time limits.
 
     :param records: ``observations`` (a dict or an array), ``actions``, ``next_observations``, ``rewards``, ``dones`` and / or
         ``masks``, ``grasp_penalty`` (there or in ``infos``; 0, with a warning, where only some lack it)
-    :param labels_only: observations are enough; ``labels`` are read with them, if all have some
-    :raises DatasetError: if it is no such list, or a key is missing
+    :param labels_only: observations are enough; ``labels`` are read with them, if there are any
+    :raises DatasetError: if it is no such list, a key is missing, only some records have labels, or values make no sense
     """
+    try:
+        return _transitions_of(records, source, labels_only)
+    except (ValueError, TypeError, IndexError) as error:
+        raise error if isinstance(error, DatasetError) else DatasetError(f"{source}: {error}") from None
+
+
+def _transitions_of(records: Any, source: str, labels_only: bool) -> dict[str, Any]:
     if not isinstance(records, Sequence) or not records or not all(isinstance(record, Mapping) for record in records):
         raise DatasetError(f"{source} holds no list of transitions.")
     wanted = ["observations"] if labels_only else ["observations", "actions", "next_observations", "rewards"]
@@ -153,6 +163,9 @@ def transitions_of(records: Any, source: str, labels_only: bool = False) -> dict
         raise DatasetError(f"{source}: transitions lack {', '.join(missing)}; the first holds {sorted(map(str, records[0]))}.")
     arrays = {"observations": _stacked([record["observations"] for record in records], "observations", source)}
     if labels_only:
+        with_label = sum("labels" in record for record in records)
+        if 0 < with_label < len(records):
+            raise DatasetError(f"{source}: only {with_label} of {len(records)} records have labels.")
         labels = _flags(records, "labels", source)
         return arrays if labels is None else arrays | {"labels": labels}
     arrays["next_observations"] = _stacked([record["next_observations"] for record in records], "next_observations", source)
@@ -202,12 +215,13 @@ def _stacked(values: Sequence[Any], name: str, source: str) -> Any:
         keys = set(values[0])
         if any(not isinstance(value, Mapping) or set(value) != keys for value in values):
             raise DatasetError(f"{source}: {name} do not all have the keys {sorted(keys)}.")
-        return {key: _observation(_stack([value[key] for value in values], f"{name}/{key}", source)) for key in values[0]}
-    return _observation(_stack(values, name, source))
+        return {key: _observation([value[key] for value in values], f"{name}/{key}", source) for key in values[0]}
+    return _observation(values, name, source)
 
 
-def _observation(value: np.ndarray) -> np.ndarray:
+def _observation(values: Sequence[Any], name: str, source: str) -> np.ndarray:
     """A state ``(n, d)`` float32, or images ``(n, height, width, channels)`` uint8."""
+    value = _stack(values, name, source)
     is_image = value.ndim >= 4 and (value.shape[-1] in (1, 3) or value.shape[-3] in (1, 3))
     if not is_image:
         return _squeezed(value, 2).astype(np.float32)
@@ -215,6 +229,8 @@ def _observation(value: np.ndarray) -> np.ndarray:
     if value.shape[-1] not in (1, 3):
         value = value.transpose(0, 2, 3, 1)
     if value.dtype != np.uint8:
+        if not (0 <= value.min() and value.max() <= 255):
+            raise DatasetError(f"{source}: {name} are images from {value.min()} to {value.max()}, not in [0, 1] or [0, 255].")
         value = np.round(value * (255 if value.max() <= 1 else 1)).clip(0, 255).astype(np.uint8)
     return value
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 
-from sb3_pgr.buffers import MixtureReplayBuffer
+from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer
+from sb3_pgr.buffers.fields import as_array
 from sb3_pgr.offline.checks import dataset_from_arrays, with_spaces
 from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
@@ -234,6 +236,10 @@ def _cut(observations: Any, rows: slice) -> Any:
     return np.asarray(observations)[rows]
 
 
+def _arrays(value: Any) -> Any:
+    return {key: as_array(part) for key, part in value.items()} if isinstance(value, Mapping) else as_array(value)
+
+
 def _from_buffer(buffer: Any, observation_space: spaces.Space | None, action_space: spaces.Space | None) -> OfflineDataset:
     """The filled rows of a replay buffer, environment by environment, oldest first; actions in the space's own units."""
     name = type(buffer).__name__
@@ -241,7 +247,7 @@ def _from_buffer(buffer: Any, observation_space: spaces.Space | None, action_spa
         raise DatasetError(f"A {name} does not hold next observations; it cannot be a dataset.")
     if isinstance(buffer, MixtureReplayBuffer):
         raise DatasetError(f"A {name} has several sources; load one of them: buffer.sources[...] of {list(buffer.sources)}.")
-    if getattr(buffer, "optimize_memory_usage", False):
+    if getattr(buffer, "optimize_memory_usage", False) and not isinstance(buffer, TensorReplayBuffer):
         raise DatasetError("A buffer with optimize_memory_usage=True does not hold next observations; it cannot be a dataset.")
     n = buffer.size()
     order = (np.arange(n) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
@@ -252,6 +258,14 @@ def _from_buffer(buffer: Any, observation_space: spaces.Space | None, action_spa
         values = np.asarray(values.cpu() if hasattr(values, "cpu") else values)[order]
         return values.swapaxes(0, 1).reshape(-1, *values.shape[2:])
 
+    penalties = None
+    if isinstance(buffer, TensorReplayBuffer):  # whose rows know what comes next even where each frame is stored once
+        index = order[None] * buffer.n_envs + np.arange(buffer.n_envs)[:, None]
+        samples = buffer.rows(th.as_tensor(index.ravel(), device=buffer.dones.device), single_steps=True)
+        penalties = getattr(samples, "grasp_penalties", None)
+        observations, next_observations = (_arrays(part) for part in (samples.observations, samples.next_observations))
+    else:
+        observations, next_observations = rows(buffer.observations), rows(buffer.next_observations)
     dones, timeouts = rows(buffer.dones).astype(bool), rows(buffer.timeouts).astype(bool)
     cut = timeouts.reshape(buffer.n_envs, -1)
     ends = dones.reshape(buffer.n_envs, -1)
@@ -260,13 +274,15 @@ def _from_buffer(buffer: Any, observation_space: spaces.Space | None, action_spa
     if isinstance(space, spaces.Box):
         actions = space.low + (actions.reshape(-1, *space.shape) + 1) / 2 * (space.high - space.low)
     arrays = {
-        "observations": rows(buffer.observations),
+        "observations": observations,
         "actions": actions,
         "rewards": rows(buffer.rewards),
-        "next_observations": rows(buffer.next_observations),
+        "next_observations": next_observations,
         "terminals": dones & ~rows(buffer.timeouts).astype(bool),
         "timeouts": cut.reshape(-1),
     }
+    if penalties is not None:
+        arrays["grasp_penalty"] = as_array(penalties).ravel()
     observation_space = buffer.observation_space if observation_space is None else observation_space
     action_space = space if action_space is None else action_space
     return dataset_from_arrays(arrays, f"{name} of {n * buffer.n_envs} rows", observation_space, action_space)

@@ -8,8 +8,7 @@ import numpy as np
 from sb3_pgr.offline.dataset import DatasetError
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
 from sb3_pgr.rewards.classifier import ClassifierError
-
-Images = dict[str, np.ndarray]
+from sb3_pgr.rewards.training import Images
 
 
 def read_folder(folder: str | Path, image_keys: Sequence[str], success: bool) -> dict[str, Images]:
@@ -41,7 +40,12 @@ def read_folder(folder: str | Path, image_keys: Sequence[str], success: bool) ->
         images = {key: arrays[key] for key in image_keys}
         for key, value in images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or len(value) == 0:
-                raise ClassifierError(f"{path}: {key!r} must be uint8 images (n, height, width, channels), not {value.shape}.")
+                raise ClassifierError(
+                    f"{path}: {key!r} must be uint8 images (n, height, width, channels), not {value.dtype} {value.shape}."
+                )
+        counts = {key: len(value) for key, value in images.items()}
+        if len(set(counts.values())) > 1:
+            raise ClassifierError(f"{path}: all cameras must have as many images; there are {counts}.")
         recordings[path.name] = images
     shapes = {part[key].shape[1:] for part in recordings.values() for key in image_keys}
     if len(shapes) > 1:

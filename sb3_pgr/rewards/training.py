@@ -8,12 +8,14 @@ import numpy as np
 import torch as th
 import torch.nn.functional as F
 
+from sb3_pgr.common.state import own_randomness
 from sb3_pgr.common.vision import shifted
 from sb3_pgr.rewards.classifier import ClassifierError, RewardClassifier
 
 Images = dict[str, np.ndarray]
 _SHIFT = 4  # pixels
 _CHUNK = 256  # images at a time when judging
+_PIECES = 5  # of a recording that is the only one
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def train_classifier(
     """
     Binary cross-entropy on batches of which one half are successes, with images moved by up to 4 pixels.
 
-    Whole recordings are held out, since neighbouring frames look alike; success and failure of one name are one recording.
+    Whole recordings are held out, since neighbouring frames look alike; success and failure of one name are one recording. A
+    single recording, as HIL-SERL makes, is cut into five in the order of its frames.
 
     :param success: recordings by name, each images by camera ``(n, height, width, channels)`` uint8
     :param failure: likewise
@@ -80,7 +83,7 @@ def train_classifier(
     :param batch_size: frames of a step
     :param validation_share: of all recordings, at least one of each kind
     :param threshold: from which on it is success; by default the lowest one, of at least 0.5, at which no more than 1 % of the
-        training failures are taken for success
+        training failures are taken for success, and of at most 0.99
     :param on_step: called with the step and its loss
     :return: the classifier and its judgement of the held-out recordings
     :raises ClassifierError: if there are too few recordings to hold some of each kind out, or images are of several sizes
@@ -89,14 +92,33 @@ def train_classifier(
     different = next((shape for shape in shapes if shape != shapes[0]), None)
     if different is not None:
         raise ClassifierError(f"Recordings have images of several sizes: {shapes[0]} and {different}.")
-    for name, parts in (("success", success), ("failure", failure)):
-        if len(parts) < 2:
-            raise ClassifierError(
-                f"There must be at least 2 recordings of {name}, one to learn from and one to judge by; got {len(parts)}."
-            )
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ClassifierError(f"threshold={threshold} must be a probability.")
+    success, failure = _several(success, "success"), _several(failure, "failure")
     random = np.random.default_rng(seed)
-    th.manual_seed(seed)
     kept, held = _split(failure, success, validation_share, random)
+    with own_randomness(seed, th.device(device)):
+        classifier = _fitted(kept, steps, batch_size, learning_rate, image_encoder, random, device, on_step)
+    if threshold is None:
+        of_failures = probabilities(classifier, kept[0])
+        threshold = float(np.clip(np.quantile(of_failures, 0.99), 0.5, 0.99))
+    classifier.threshold = threshold
+    judged = [probabilities(classifier, part) for part in held]
+    answers = np.concatenate([np.zeros(len(judged[0]), bool), np.ones(len(judged[1]), bool)])
+    return classifier, Judgement(answers, np.concatenate(judged), threshold)
+
+
+def _fitted(
+    kept: Sequence[Images],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    image_encoder: str,
+    random: np.random.Generator,
+    device: th.device | str,
+    on_step: Callable[[int, float], Any] | None,
+) -> RewardClassifier:
+    """:param kept: images of failure and of success"""
     classifier = RewardClassifier({key: value.shape[1:] for key, value in kept[0].items()}, image_encoder).to(device)
     classifier.train()
     optimizer = th.optim.Adam(classifier.parameters(), learning_rate)
@@ -115,14 +137,7 @@ def train_classifier(
         optimizer.step()
         if on_step is not None:
             on_step(step, loss.item())
-    classifier.eval()
-    if threshold is None:
-        of_failures = probabilities(classifier, kept[0])
-        threshold = float(np.clip(np.quantile(of_failures, 0.99), 0.5, 0.99))
-    classifier.threshold = threshold
-    judged = [probabilities(classifier, part) for part in held]
-    answers = np.concatenate([np.zeros(len(judged[0]), bool), np.ones(len(judged[1]), bool)])
-    return classifier, Judgement(answers, np.concatenate(judged), threshold)
+    return classifier.eval()
 
 
 def probabilities(classifier: RewardClassifier, images: Images) -> np.ndarray:
@@ -130,6 +145,22 @@ def probabilities(classifier: RewardClassifier, images: Images) -> np.ndarray:
     n = len(next(iter(images.values())))
     chunks = [slice(i, i + _CHUNK) for i in range(0, n, _CHUNK)]
     return np.concatenate([classifier.probability({key: value[chunk] for key, value in images.items()}) for chunk in chunks])
+
+
+def _several(recordings: Mapping[str, Images], kind: str) -> Mapping[str, Images]:
+    """
+    :raises ClassifierError: if there is nothing to hold out beside what is learned from
+    """
+    if len(recordings) != 1:
+        parts = dict(recordings)
+    else:
+        ((name, images),) = recordings.items()
+        pieces = {key: np.array_split(value, _PIECES) for key, value in images.items()}
+        cut = [{key: value[i] for key, value in pieces.items()} for i in range(_PIECES)]
+        parts = {f"{name}, part {i}": piece for i, piece in enumerate(cut) if len(next(iter(piece.values())))}
+    if len(parts) < 2:
+        raise ClassifierError(f"There are too few frames of {kind}: some to learn from, and some to judge by.")
+    return parts
 
 
 def _split(

@@ -42,8 +42,8 @@ class ClassifierReward(gym.Wrapper):
         consecutive: int = 1,
     ):
         super().__init__(env)
-        if consecutive < 1:
-            raise ValueError(f"consecutive={consecutive} must be at least 1.")
+        if consecutive < 1 or not 0 <= (threshold or 0) <= 1:
+            raise ValueError(f"consecutive={consecutive} must be at least 1, threshold={threshold} a probability.")
         self.consecutive, self._in_a_row = consecutive, 0
         self.classifier = classifier if isinstance(classifier, RewardClassifier) else RewardClassifier.load(classifier)
         self.condition = _function(condition) if isinstance(condition, str) else condition

@@ -79,7 +79,7 @@ def _at_least(least: int) -> Any:
 def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str, only_report: bool) -> None:
     if options["engine"] == "local" and url != str(output):
         raise UsageError("--storage is for --engine ray; the local engine works in -o.")
-    other = {"local": RAY_ONLY, "ray": LOCAL_ONLY}[options["engine"]]
+    other: dict[str, Any] = RAY_ONLY if options["engine"] == "local" else LOCAL_ONLY
     for name in (name for name, default in other.items() if options.get(name, default) != default):
         raise UsageError(f"--{name} means nothing with --engine {options['engine']}.")
     runs = runs_of(spec, options["cpus"])

@@ -3,13 +3,10 @@
 import argparse
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
 from sb3_pgr.common.device import choose_device
-from sb3_pgr.envs import resolve_env_id
-from sb3_pgr.envs.robots.recording import record_frames
 from sb3_pgr.offline.dataset import DatasetError
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.rewards.classifier import ClassifierError, RewardClassifier
@@ -17,6 +14,7 @@ from sb3_pgr.rewards.data import read_folder
 from sb3_pgr.rewards.pictures import draw_judgement, draw_scores
 from sb3_pgr.rewards.training import probabilities, train_classifier
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.robots import add_env_kwargs, make_task
 from sb3_pgr.zoo.run_folder import require_writable
 
 
@@ -29,6 +27,7 @@ def main() -> None:
     record.add_argument("--episodes", type=int, default=60)
     record.add_argument("--seed", type=int, default=0)
     record.add_argument("-o", "--output", type=Path, required=True, help="folder; gets the folders success and failure")
+    add_env_kwargs(record)
     train = verbs.add_parser("train", help="learn from folders of success and failure")
     train.add_argument("--success-dir", type=Path, required=True, help="folder of .npz or .pkl files")
     train.add_argument("--failure-dir", type=Path, required=True, help="folder of .npz or .pkl files")
@@ -56,7 +55,9 @@ def _record(args: argparse.Namespace) -> None:
     if args.episodes < 4:
         raise UsageError("--episodes must be at least 4: recordings are held out to judge by.")
     require_writable(args.output)
-    env = gym.make(resolve_env_id(args.env_id))
+    from sb3_pgr.envs.robots.recording import record_frames  # needs MuJoCo, which the other verbs do without
+
+    env = make_task(args.env_id, **dict(args.env_kwargs))
     counts = {"failure": 0, "success": 0}
     try:
         for i in tqdm(range(args.episodes), unit=" episodes", disable=None):
@@ -74,6 +75,8 @@ def _record(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     if args.steps < 1 or args.batch_size < 2:
         raise UsageError("--steps must be at least 1 and --batch-size at least 2.")
+    if args.output.suffix == ".png":
+        raise UsageError(f"-o {args.output}: the picture gets this name; the classifier's ends in .pt.")
     require_writable(args.output.parent)
     success, failure = (
         read_folder(folder, args.image_keys, kind) for kind, folder in ((True, args.success_dir), (False, args.failure_dir))

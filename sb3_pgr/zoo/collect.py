@@ -40,6 +40,9 @@ def main() -> None:
         raise UsageError(
             "--noise, --random-actions and --stochastic change what a trained agent does; not --random or --replay."
         )
+    for option, ignored in _ignored(args).items():
+        if ignored:
+            raise UsageError(f"--{option} means nothing here: {ignored}.")
     try:
         dataset = _replay(chosen_model(args), args) if args.replay else _rollouts(args)
     except (ValueError, DatasetError) as error:
@@ -49,6 +52,20 @@ def main() -> None:
     print(f"{len(dataset):,} transitions, {len(returns):,} episodes, mean return {returns.mean():.1f}: {args.output}")
     if dataset.metadata.get("stopped_by", "interrupted") != "interrupted":
         raise SystemExit(1)
+
+
+def _ignored(args: argparse.Namespace) -> dict[str, str]:
+    """Options that were given, and why they would do nothing."""
+    without = "without --noise" if args.noise_std is not None and not args.noise else ""
+    replay = "--replay takes what is there" if args.replay else ""
+    random = "--random is no model" if args.random else ""
+    return {
+        "noise-std": without,
+        "seed": replay if args.seed is not None else "",
+        "n-envs": replay if args.n_envs is not None else "",
+        "algo": random if args.algo is not None else "",
+        "model-path": random if args.model_path is not None else "",
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,11 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     much.add_argument("--episodes", type=int, help="episodes to collect")
     much.add_argument("--rows", type=int, help="transitions to collect, in whole episodes; with --replay: the first ones")
     parser.add_argument("--noise", choices=["gaussian", "ou"], help="on actions: Gaussian, or Ornstein-Uhlenbeck")
-    parser.add_argument("--noise-std", type=float, default=0.1, help="its deviation, for actions in [-1, 1]")
+    parser.add_argument("--noise-std", type=float, help="its deviation, for actions in [-1, 1] (default: 0.1)")
     parser.add_argument("--random-actions", type=float, default=0.0, metavar="P", help="chance of a random action at a step")
     parser.add_argument("--stochastic", action="store_true", help="draw from the policy instead of taking its best action")
-    parser.add_argument("--n-envs", type=int, default=4, help="environments side by side")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n-envs", type=int, help="environments side by side (default: 4)")
+    parser.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the npz file")
     return parser
@@ -76,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 def _rollouts(args: argparse.Namespace) -> OfflineDataset:
     if args.episodes is None and args.rows is None:
         raise UsageError("Say how much to collect: --episodes N or --rows N.")
+    args.n_envs = 4 if args.n_envs is None else args.n_envs
+    args.seed = 0 if args.seed is None else args.seed
+    args.noise_std = 0.1 if args.noise_std is None else args.noise_std
     if args.n_envs < 1 or args.noise_std < 0:
         raise UsageError("--n-envs must be at least 1 and --noise-std not negative.")
     n_envs = args.n_envs if args.episodes is None else min(args.n_envs, max(args.episodes, 1))
@@ -86,7 +106,7 @@ def _rollouts(args: argparse.Namespace) -> OfflineDataset:
         **env_kwargs,
         "noise": args.noise and {"kind": args.noise, "std": args.noise_std},
         "random_action_probability": args.random_actions,
-        "deterministic": not args.stochastic,
+        **({} if args.random else {"deterministic": not args.stochastic}),
         "seed": args.seed,
     }
     with tqdm(total=args.episodes or args.rows, unit=" episodes" if args.episodes else " rows", disable=None) as bar:

@@ -115,7 +115,11 @@ class Manager(ExperimentManager):
                     "n_envs must be 1 with --dataset: a timestep is a gradient step; --n-eval-envs sets evaluations."
                 )
         if self.extras.demonstrations is not None:
-            hyperparams["demonstrations"] = saved["demonstrations"] = self.extras.demonstrations
+            saved["demonstrations"] = self.extras.demonstrations
+            if self.extras.resume is None:
+                hyperparams["demonstrations"] = self.extras.demonstrations
+            else:
+                hyperparams.pop("demonstrations", None)  # they are in the checkpoint, their file may be gone
         recorded = self._recorded_with()
         given = {**recorded, **(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
         env_kwargs = with_fingerprints(self.env_name.gym_id, given, self.extras.loaded, self.extras.resume)

@@ -48,7 +48,8 @@ def main() -> None:
         raise UsageError("-n must be at least 1.")
     if extras.dataset is not None and {"-optimize", "--optimize-hyperparameters"} & set(argv):
         raise UsageError("Hyper-parameters are optimised online only: there is no score to optimise without an environment.")
-    check_demonstrations(algorithm, extras.demonstrations)
+    if extras.resume is None:
+        check_demonstrations(algorithm, extras.demonstrations)
     extras.loaded = open_dataset(algorithm, extras.dataset)
     if extras.loaded is not None and option(argv, "--env") is None:
         argv += environment_of(extras.loaded)

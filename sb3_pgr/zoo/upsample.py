@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_pgr.buffers.fields import scaled_actions
 from sb3_pgr.generative.callback import progress_bar
 from sb3_pgr.generative.config import PRESETS
 from sb3_pgr.generative.diagnostics import FOLDER, write_report
@@ -89,9 +90,7 @@ def upsample(dataset: OfflineDataset, args: argparse.Namespace, diagnostics: Pat
     ends = np.zeros(len(dataset), np.float32)
     ends[dataset.episode_ends] = 1
     space = dataset.action_space
-    actions = dataset.actions
-    if isinstance(space, spaces.Box):
-        actions = 2 * (actions - space.low) / (space.high - space.low) - 1
+    actions = scaled_actions(dataset.actions, space)
     real = {
         "observations": flat.flatten(tensor(dataset.observations)),
         "actions": tensor(actions.reshape(len(dataset), -1)),
