@@ -13,6 +13,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
 from sb3_pgr.buffers import TensorReplayBuffer
 from sb3_pgr.common.checkpoint import load_checkpoint, save_checkpoint
+from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.offline import DatasetError, load_dataset
 
@@ -69,6 +70,66 @@ def test_half_of_a_batch_is_demonstrated(images):
 def test_penalties_that_make_no_sense(penalty):
     with pytest.raises(ValueError, match="grasp_penalty must be one finite number a row"):
         HybridSAC("MlpPolicy", Reach(), demonstrations(grasp_penalty=penalty), "single-arm-learned-gripper", **SMALL)
+
+
+@pytest.mark.parametrize(
+    "info, message",
+    [
+        ({"grasp_penalty": np.nan}, "not above 0"),
+        ({"grasp_penalty": 3.0}, "not above 0"),
+        ({"intervene_action": np.full(4, np.nan)}, "must be finite"),
+    ],
+    ids=str,
+)
+def test_live_steps_that_make_no_sense(info, message):
+    buffer = HybridSAC("MlpPolicy", Reach(), setup_mode="single-arm-learned-gripper", **SMALL).replay_buffer
+    step = np.zeros((1, 3)), np.zeros((1, 3)), np.zeros((1, 4)), np.zeros(1), np.zeros(1)
+    with pytest.raises(ValueError, match=message):
+        buffer.add(*step, [info])
+    with pytest.raises(NotImplementedError, match="one by one"):
+        buffer.extend(*(part[None] for part in step))
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_what_a_run_stored_can_be_taken_out(images):
+    model = HybridSAC(
+        "MultiInputPolicy" if images else "MlpPolicy", Reach(images=images, teacher_from=15), demonstrations(images=images),
+        "single-arm-learned-gripper", **SMALL | dict(learning_starts=100),
+    )  # fmt: skip
+    model.learn(40)
+    online, demos = (load_dataset(model.replay_buffer.sources[name]) for name in ("online", "demonstrations"))
+    assert len(online) == 40 and len(demos) == 50
+    np.testing.assert_allclose(online.extras["grasp_penalty"].ravel(), -0.02)
+    np.testing.assert_allclose(demos.actions[40:], 0.5)  # of the teacher
+    states = online.next_observations["state"] if images else online.next_observations
+    now = online.observations["state"] if images else online.observations
+    np.testing.assert_array_equal(states[:19], now[1:20])
+    if images:
+        np.testing.assert_array_equal(online.next_observations["front"][:19], online.observations["front"][1:20])
+
+
+def test_pictures_are_moved_all_cameras_alike_and_the_next_ones_otherwise():
+    model = HybridSAC("MultiInputPolicy", Reach(images=True), demonstrations(images=True), **SMALL)
+    seen = []
+    encode = model.critic.encode
+    model.critic.encode = lambda obs: seen.append(obs) or encode(obs)
+    batch = {name: value for name, value in model.replay_buffer.sample(8)._asdict().items() if value is not None}
+    batch |= {name: value[0] for name, value in model._noise(1, 8).items()}
+    model._losses(batch, True)
+    pictures = {name: batch[name] for name in ("observations", "next_observations")}
+    moved = {id(value): offsets for value, offsets in zip(pictures.values(), (batch["shift"], batch["next_shift"]))}
+    for obs in pictures.values():
+        wanted = {key: shifted(obs[key], moved[id(obs)]) for key in ("front", "wrist")}
+        assert any(all(th.equal(got[key], value) for key, value in wanted.items()) for got in seen)
+    assert not th.equal(batch["shift"], batch["next_shift"])
+
+
+def test_one_of_cta_ratio_updates_is_of_everything():
+    model = HybridSAC("MlpPolicy", Reach(), demonstrations(), cta_ratio=3, **SMALL)
+    flags, update = [], model._update
+    model._update = lambda batch, full: flags.append(full) or update(batch, full)
+    model.learn_offline(4, block_size=2)
+    assert flags == [False, False, True] * 4
 
 
 def test_more_demonstrations_than_there_is_room_for():

@@ -119,6 +119,12 @@ def test_folders_of_different_image_sizes():
         train_classifier(dict.fromkeys("ab", images(True)), dict.fromkeys("ab", images(False, size=8)))
 
 
+def test_cameras_with_different_numbers_of_frames(tmp_path):
+    np.savez(tmp_path / "a.npz", front=images(True, 5)["front"], wrist=images(True, 3)["wrist"])
+    with pytest.raises(ClassifierError, match="'front': 5, 'wrist': 3"):
+        read_folder(tmp_path, ["front", "wrist"], True)
+
+
 def test_success_and_failure_of_one_recording_stay_together():
     def marked(kind):
         return {str(i): {"front": np.full((3, 4, 4, 3), i, np.uint8)} for i in range(kind, 10)}
@@ -383,6 +389,25 @@ def test_transitions_of_hil_serl(tmp_path):
         ([{"observations": 1}], "lack actions"),
         ([{k: v for k, v in record(0).items() if k not in ("dones", "masks")}], "neither dones nor masks"),
         ([record(0), record(1, actions=np.zeros(6))], "one shape"),
+        ([record(0, actions=["a"] * 7)], "demos: could not convert"),
+        ([record(0, actions=[[1.0], [1.0, 2.0]])], "demos: "),
+        ([record(0, infos={"grasp_penalty": []})], "demos: "),
+        ([record(0, observations={"front": np.full((1, 3, 8, 8), -0.5)})], "from -0.5 to -0.5"),
     ):
         with pytest.raises(DatasetError, match=message):
             transitions_of(records, "demos")
+    with pytest.raises(DatasetError, match="only 1 of 2 records have labels"):
+        transitions_of([record(0, labels=1), record(1)], "demos", labels_only=True)
+
+
+def test_what_is_in_many_places_is_read_once(tmp_path):
+    """2 ** 40 lists, if each place had its own."""
+    nested = [np.ones(2)]
+    for _ in range(40):
+        nested = [nested, nested]
+    (tmp_path / "bomb.pkl").write_bytes(pickle.dumps(nested))
+    read = read_pickle(tmp_path / "bomb.pkl")
+    for _ in range(40):
+        assert read[0] is read[1]
+        read = read[0]
+    assert read[0].tolist() == [1, 1]

@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from sb3_pgr.envs.registration import ROBOTS
 from sb3_pgr.envs.robots import ArrangeBoxes, LiftTray, PickCube
 from sb3_pgr.envs.robots.experts import expert_action
-from sb3_pgr.envs.robots.interventions import SOURCES, ScriptedSource, whole_action
+from sb3_pgr.envs.robots.interventions import SOURCES, ScriptedSource, directions, whole_action
 from sb3_pgr.envs.robots.pick_cube import holds_up
 from sb3_pgr.envs.robots.recording import record_demonstrations, record_frames
 from sb3_pgr.envs.robots.wrappers import FlatObservation, GripperPenalty, Intervention, RelativeFrame, SuccessInfo
@@ -242,6 +242,8 @@ def test_flat_observations():
     obs, _ = env.reset()
     assert env.observation_space.contains(obs) and sorted(obs) == ["front", "state"]
     np.testing.assert_array_equal(obs["state"], [1, 1, 0, 0, 0])
+    pictures = FlatObservation(Scene(), ["front"])
+    assert list(pictures.reset()[0]) == ["front"] == list(pictures.observation_space)
     only = FlatObservation(Scene(), ["block"])
     assert only.reset()[0].shape == (3,) == only.observation_space.shape
     with pytest.raises(ValueError, match="no observations"):
@@ -282,6 +284,28 @@ def test_demonstrations_are_successes():
     assert set(np.unique(arrays["actions"][:, 3])) <= {-1, 0, 1}
     with pytest.raises(ValueError, match="of 100 attempts"):
         record_demonstrations(gym.make("robots/pick_cube-v0", max_episode_steps=1), lambda env: np.zeros(4), 1)
+
+
+def test_an_interruption_keeps_what_is_finished():
+    env, calls = gym.make("robots/pick_cube-v0"), []
+
+    def act(env):
+        calls.append(1)
+        if len(calls) == 40:
+            raise KeyboardInterrupt
+        return expert_action(env)
+
+    arrays = record_demonstrations(env, act, 50)
+    assert 0 < len(arrays["rewards"]) < 40 and arrays["rewards"][-1] == 1
+    calls[:] = [1] * 39  # at once
+    assert record_demonstrations(env, act, 50) == {}
+
+
+@pytest.mark.parametrize("task, right, forward", [("pick_cube", [0, 1, 0], [-1, 0, 0]), ("lift_tray", [1, 0, 0], [0, 1, 0])])
+def test_directions_are_those_of_the_picture(task, right, forward):
+    env = gym.make(f"robots/{task}-v0")
+    env.reset(seed=0)
+    np.testing.assert_array_equal(directions(env), [right, forward, [0, 0, 1]])
 
 
 def test_frames_of_success_and_failure():
