@@ -154,8 +154,8 @@ def _require_same_settings(runs: list[Run], storage: Storage) -> None:
     ]
     if others:
         raise UsageError(
-            f"In {storage.url} are runs of other settings (--cpus counts too): {', '.join(others)}. "
-            "Remove them, or choose another -o."
+            f"In {storage.url} are runs of other settings: {', '.join(others)}. "
+            "Remove them, or choose another -o (--cpus is a setting too)."
         )
 
 
