@@ -12,9 +12,11 @@ import pytest
 import torch as th
 from commands import run
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from numpy._core.numeric import _frombuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 
 from sb3_pgr import HybridSAC
 from sb3_pgr.offline import load_dataset
@@ -224,6 +226,17 @@ def test_a_task_that_goes_on_ends_by_the_classifier_and_evaluations_by_success(t
     env.stand_aside()
     env.reset()
     assert [env.step(np.zeros(2))[1:3] for _ in range(3)] == [(0, False), (0, False), (1, True)]
+
+
+def test_evaluations_count_the_episodes_that_success_ends(trained):
+    env = make_vec_env(lambda: ClassifierReward(Monitor(TimeLimit(Staying(), 9)), trained[0], consecutive=2))
+    env.env_method("stand_aside")
+    assert evaluate_policy(Idle(), env, 3, return_episode_rewards=True) == ([1.0] * 3, [3] * 3)
+
+
+class Idle:
+    def predict(self, obs, state=None, **_):
+        return np.zeros((1, 2)), state
 
 
 def test_a_learned_reward_does_not_judge_itself(trained):

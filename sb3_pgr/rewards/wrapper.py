@@ -68,8 +68,12 @@ class ClassifierReward(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
+        self._return += float(np.asarray(reward))
+        self._steps += 1
         if self._stands_aside and "is_success" in info:
-            return obs, float(np.asarray(reward)), terminated or bool(info["is_success"]), truncated, info
+            terminated = terminated or bool(info["is_success"])
+            self._note_end(info, terminated or truncated)
+            return obs, float(np.asarray(reward)), terminated, truncated, info
         probability, _ = self.classifier.predict_success(obs)
         seen = probability >= self.threshold and (self.condition is None or bool(self.condition(obs)))
         self._in_a_row = self._in_a_row + 1 if seen else 0
@@ -80,11 +84,13 @@ class ClassifierReward(gym.Wrapper):
         # A success that the classifier has missed still ends the episode, but not the task: its value is bootstrapped.
         missed = terminated and info["true_success"] and not success
         terminated, truncated = success or (terminated and not missed), truncated or missed
-        self._return += info["true_reward"]
-        self._steps += 1
-        if terminated or truncated:
-            info["episode"] = {"r": self._return, "l": self._steps}
+        self._note_end(info, terminated or truncated)
         return obs, float(success), terminated, truncated, info
+
+    def _note_end(self, info: dict[str, Any], is_over: bool) -> None:
+        """SB3 counts the episodes that end with this entry."""
+        if is_over:
+            info["episode"] = {"r": self._return, "l": self._steps}
 
 
 def _function(name: str) -> Callable[[Any], bool]:
