@@ -375,7 +375,7 @@ def _restore_evaluations(callback: EvalCallback, num_timesteps: int) -> None:
             callback.evaluations_timesteps = saved["timesteps"][keep].tolist()
             callback.evaluations_results = saved["results"][keep].tolist()
             callback.evaluations_length = saved["ep_lengths"][keep].tolist()
-            if "successes" in saved:
+            if "successes" in saved and saved["successes"].shape == saved["results"].shape:
                 callback.evaluations_successes = saved["successes"][keep].tolist()
     except UsageError:
         raise
