@@ -290,10 +290,16 @@ def test_statistics_are_there_even_if_nothing_is_left_to_train(tmp_path):
     assert other.env.obs_rms.count > 100 and np.array_equal(other.env.obs_rms.mean, model.env.obs_rms.mean)
 
 
-def test_an_interruption_of_the_last_update_is_not_forgotten(tmp_path):
+def test_an_interruption_of_the_last_update_is_not_forgotten(tmp_path, monkeypatch):
     model, callback = build(), ResumableCheckpoint(tmp_path, 1_000)
-    train = model.train
-    model.train = lambda *args, **kwargs: (train(*args, **kwargs), model.num_timesteps == 120 and callback._hold(2, None))
+    train = type(model).train
+
+    def interrupted(self, *args, **kwargs):
+        train(self, *args, **kwargs)
+        if self.num_timesteps == 120:
+            callback._hold(2, None)
+
+    monkeypatch.setattr(type(model), "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.learn(120, callback=callback)
     assert latest_checkpoint(tmp_path).name == "step_000000000120"
