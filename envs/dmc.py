@@ -9,6 +9,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import AddRenderObservation, FlattenObservation, RescaleAction
 from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
+_UNLIMITED = 1e9
 _LQR_SECONDS = 30.0  # 1000 control steps, as the other tasks have them
 
 
@@ -74,7 +75,9 @@ class ControlStep(gym.Wrapper, gym.utils.RecordConstructorArgs):
         assert isinstance(env.observation_space, spaces.Box) and isinstance(env.action_space, spaces.Box)
         self.frame_skip = frame_skip
         self.observation_space = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
-        low, high = env.action_space.low, env.action_space.high
+        # dm_control writes ±1e10 where an actuator has no limits (lqr's forces): there an action is a force of that size.
+        unlimited = env.action_space.high - env.action_space.low > _UNLIMITED
+        low, high = np.where(unlimited, -1.0, env.action_space.low), np.where(unlimited, 1.0, env.action_space.high)
         self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
         self._low, self._high = low, high
 

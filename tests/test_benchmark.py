@@ -1,6 +1,7 @@
 """Many runs by command."""
 
 import csv
+import fcntl
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from commands import command, run
 
+from sb3_pgr.zoo import plots
 from sb3_pgr.zoo.benchmark_report import Result, write_report
 from sb3_pgr.zoo.plots import together
 
@@ -55,21 +57,26 @@ def test_runs_once_and_reports(folder):
     (folder / "spec.yml").write_text(yaml.safe_dump(SPEC))
 
 
-def test_an_interrupted_benchmark_goes_on(folder):
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])  # SIGTERM: in test_studies.py
+def test_an_interrupted_benchmark_goes_on(folder, number):
+    """Its runs save and end, when their terminal is closed and even when their command is killed."""
+    output = folder / f"long_{number.name}"
     long = SPEC | {"n_timesteps": 6_000, "eval_freq": 100_000, "algorithms": {"td3_bc": None}, "seeds": [0]}
     (folder / "long.yml").write_text(yaml.safe_dump(long))
-    process = subprocess.Popen(command("benchmark", "long.yml", "-o", "long"), cwd=folder, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command("benchmark", "long.yml", "-o", output), cwd=folder, stdout=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not list(folder.glob("long/**/run.json")) and time.time() < deadline:
+    while not list(output.glob("**/run.json")) and time.time() < deadline:
         time.sleep(0.2)
     time.sleep(3)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 130
-    assert list(folder.glob("long/**/checkpoints/*/manifest.json")) and not list(folder.glob("long/**/scores.json"))
-    run("benchmark", "long.yml", "-o", "long", cwd=folder)
-    log = next(folder.glob("long/**/seed_0.log")).read_text()
+    process.send_signal(number)
+    assert process.wait(timeout=120) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    with open(output / ".lock") as lock:  # runs hold it as well
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    assert list(output.glob("**/checkpoints/*/manifest.json")) and not list(output.glob("**/scores.json"))
+    run("benchmark", "long.yml", "-o", output, cwd=folder)
+    log = next(output.glob("**/seed_0.log")).read_text()
     assert "Resuming from" in log
-    assert json.loads(next(folder.glob("long/**/scores.json")).read_text())["updates"] == 6_000
+    assert json.loads(next(output.glob("**/scores.json")).read_text())["updates"] == 6_000
 
 
 def test_online_tasks_and_failures(folder):
@@ -117,6 +124,32 @@ def test_runs_that_learned_nothing_are_named(tmp_path, capsys):
     assert "task, sac: nothing was learned" in output and "td3: nothing" not in output
 
 
+def test_a_column_has_one_unit(tmp_path, capsys):
+    """Only runs with a dataset have normalised scores."""
+    offline, online = result("iql", 0, 30.0), result("sac", 0, 2_000.0)
+    reference = {"name": "ours", "low": -20.0, "high": 3_234.0}
+    offline.scores |= {"last": {**offline.scores["last"], "normalized": 1.5}, "reference": reference}
+    write_report([offline], tmp_path)
+    assert "| 1.50 |" in capsys.readouterr().out and "0 is -20" in (tmp_path / "table.md").read_text()
+    write_report([online, offline], tmp_path)
+    assert "| 30.0 |" in capsys.readouterr().out and "0 is -20" not in (tmp_path / "table.md").read_text()
+
+
+def test_plots_keep_datasets_apart_and_bear_lines_that_were_cut_off(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_draw", lambda axis, name, curves, **_: drawn.append((name, len(curves))))
+    for number, dataset in enumerate(["medium.npz", "medium.npz", "expert.npz"]):
+        folder = tmp_path / f"iql/Hopper-v5_{number}"
+        folder.mkdir(parents=True)
+        (folder / "progress.csv").write_text("time/total_timesteps,loss\n100,0.5\n200,1.2e")
+        content = {"argv": ["--dataset", dataset], "seed": 0, "hyperparams": None, "dataset_fingerprint": dataset}
+        (folder / "run.json").write_text(json.dumps(content))
+    argv = ["plots", "-a", "iql", "-e", "Hopper-v5", "-f", tmp_path, "--columns", "loss", "-o", tmp_path / "a.png"]
+    monkeypatch.setattr("sys.argv", [str(part) for part in argv])
+    plots.main()
+    assert sorted(drawn) == [("IQL, expert", 1), ("IQL, medium", 2)]
+
+
 def test_curves_are_averaged_at_the_same_steps():
     steps, returns = together([result("a", seed, 0.0, steps).curve for seed, steps in enumerate([(1, 2, 3, 4), (3, 4)])])
     assert steps.tolist() == [3, 4] and returns.tolist() == [[30, 40], [30, 40]]
@@ -154,8 +187,6 @@ def test_everything_wrong_is_said_at_once(folder):
 
 
 def test_one_command_a_folder(folder):
-    import fcntl
-
     (folder / "locked").mkdir()
     with open(folder / "locked" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

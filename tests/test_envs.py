@@ -89,7 +89,8 @@ def test_lqr_is_always_the_same_and_ends(task):
     np.testing.assert_array_equal(first.reset(seed=0)[0], second.reset(seed=0)[0])
     action, steps, over = np.full(first.action_space.shape, 0.5, np.float32), 0, False
     while not over:
-        (obs, _, terminated, over, _), (other, *_) = first.step(action), second.step(action)
+        (obs, reward, terminated, over, _), (other, *_) = first.step(action), second.step(action)
+        assert abs(reward) <= 1  # its forces have no limits in dm_control
         np.testing.assert_array_equal(obs, other)
         steps += 1
     assert steps == 1_000 and not terminated

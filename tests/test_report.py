@@ -17,7 +17,7 @@ from sb3_pgr.common.evaluation import bootstrap_interval, interquartile_mean
 from sb3_pgr.report import NoRunsError, build_report
 from sb3_pgr.report.clock import Clock
 from sb3_pgr.report.comparison import Comparison, _probability, _share_above, compare
-from sb3_pgr.report.curves import over_seconds, over_steps
+from sb3_pgr.report.curves import _common_points, over_seconds, over_steps
 from sb3_pgr.report.folders import find_runs
 from sb3_pgr.report.run import read_run
 from sb3_pgr.report.settings import read_settings
@@ -168,6 +168,43 @@ def test_unfinished_runs(tmp_path):
     assert not task.held_out and any("not all runs have held-out" in note for note in task.notes)
 
 
+def test_a_run_in_its_last_evaluation_does_not_change_what_others_are_measured_by(tmp_path):
+    root = make_benchmark(tmp_path, ["a"], ["sac", "td3"], range(3))
+    folder = next(root.glob("a/td3/seed_2/*/*"))
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**content, "argv": ["--final-episodes", "100"]}))
+    (folder / "scores.json").unlink()
+    task = tasks_of(root)["a"]
+    assert task.held_out and [run.seed for run in task.groups["td3"].counted] == [0, 1]
+
+
+def test_linked_runs_are_found_once(tmp_path):
+    make_run(tmp_path / "logs/sac/Pendulum-v1_1", [1, 2])
+    links = tmp_path / "links"
+    links.mkdir()
+    for name, target in (("sac", "logs/sac"), ("again", "logs/sac"), ("circle", "links")):
+        (links / name).symlink_to(tmp_path / target)
+    assert len(find_runs([links])) == 1
+
+
+def test_an_algorithm_with_other_seeds_does_not_stop_the_comparison(tmp_path):
+    root = make_benchmark(tmp_path, ["a"], ["sac", "td3"], range(3))
+    make_benchmark(tmp_path, ["a"], ["iql"], range(3, 6))
+    found = compare(rows_of(tasks_of(root)))
+    assert found.arms == ("sac", "td3") and found.left_out[0].startswith("iql: no two finished runs of these seeds")
+
+
+def test_a_minari_dataset_makes_one_task_of_runs_with_scores_and_without(tmp_path):
+    root = tmp_path / "iql"
+    for number, source in enumerate(["minari:mine-v0", None]):
+        folder = make_run(root / f"HalfCheetah-v5_{number}", [1, 2], env="HalfCheetah-v5", seed=number)
+        content = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**content, "hyperparams": {"dataset": "mine-v0"}}))
+        if source:
+            (folder / "scores.json").write_text(json.dumps({"dataset": {"source": source}}))
+    assert list(tasks_of(tmp_path)) == ["HalfCheetah-v5 (mine-v0)"]
+
+
 def test_a_final_model_without_checkpoints_is_the_end(tmp_path):
     folder = make_run(tmp_path / "ppo/Pendulum-v1_1", [1, 2], wanted=250)
     assert "not finished" in problems_of(tmp_path)
@@ -269,6 +306,13 @@ def test_lines_end_where_the_first_run_ends_and_slow_runs_meet_fast_ones(tmp_pat
     assert "from step 100 to 300" in task.curve_notes[0]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_curves_that_share_little_are_drawn_in_either_order(order):
+    first, second = np.array([10.0, 100.0]), np.array([40.0, 60.0])
+    grid = _common_points([first, second][::order])
+    assert (grid[0], grid[-1]) == (40, 60)
+
+
 def test_comparison_is_rliables(tmp_path):
     root = make_benchmark(tmp_path, ["a", "b"], ["sac", "td3", "iql"], range(4))
     before = np.random.get_state()[1].copy()
@@ -294,7 +338,8 @@ def test_what_cannot_be_compared_is_left_out_and_said(tmp_path):
     found = compare(rows_of(tasks_of(root)))
     assert found.arms == ("sac", "td3") and list(found.tasks) == ["a", "b"] and found.seeds == (0, 1)
     assert found.left_out == [
-        "odd: no two finished runs on each of these tasks", "c: no two finished runs of each of these algorithms",
+        "odd: no two finished runs of these seeds on each of these tasks",
+        "c: no two finished runs of each of these algorithms",
         "seed 2: not of all algorithms on all tasks",
     ]  # fmt: skip
     assert found.scale == "reference" and found.thresholds[-1] > 100  # better than the reference is shown as such

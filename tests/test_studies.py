@@ -14,6 +14,7 @@ import yaml
 from commands import command, run
 
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.interrupts import end_with_parent, interrupt_with_parent
 from sb3_pgr.zoo.registry import register
 from sb3_pgr.zoo.studies import attempt, state
 from sb3_pgr.zoo.studies.run import Run
@@ -66,6 +67,31 @@ def test_names_and_seeds_that_would_fail_later(change, message, tmp_path):
     (tmp_path / "spec.yml").write_text(yaml.safe_dump(SPEC | change))
     with pytest.raises(UsageError, match=message):
         load_spec(tmp_path / "spec.yml")
+
+
+@pytest.mark.parametrize(
+    "algorithms, message",
+    [
+        ("off: {algo: redq}", "False must be text; put it in quotes"),
+        ("10:", "10 must be text"),
+        ("a: {algo: [redq]}", "algo must be text"),
+        ("redq: {policy: [MlpPolicy]}", "policy must be text"),
+        ("redq: {grid: {1: [2]}}", "grid must be a mapping"),
+        ("redq:\n  redq: {n_critics: 5}", "there are two 'redq'"),
+        ("r\xe9dq:", "can't decode"),
+    ],
+)
+def test_plausible_slips(algorithms, message, tmp_path):
+    register()
+    text = f"tasks: {{pendulum: Pendulum-v1}}\nseeds: [0]\nn_timesteps: 200\nalgorithms:\n  {algorithms}\n"
+    (tmp_path / "spec.yml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=message):
+        load_spec(tmp_path / "spec.yml")
+
+
+def test_as_many_runs_as_cores_may_be_used():
+    program = "import os; os.sched_setaffinity(0, {0}); from sb3_pgr.zoo.benchmark import usable_cores; print(usable_cores())"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split() == ["1"]
 
 
 def test_runs_of_a_specification():
@@ -281,10 +307,11 @@ def test_a_run_that_was_taken_over_is_left_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's help is Linux's")
-def test_training_dies_with_its_machine():
+@pytest.mark.parametrize("preparation", ["end_with_parent", "interrupt_with_parent"])
+def test_training_ends_with_what_started_it(preparation):
     program = (
-        "import subprocess, sys, time\nfrom sb3_pgr.zoo.studies.attempt import _end_with_parent\n"
-        "child = subprocess.Popen(['sleep', '60'], preexec_fn=_end_with_parent)\nprint(child.pid, flush=True)\ntime.sleep(60)"
+        f"import subprocess, sys, time\nfrom sb3_pgr.zoo.interrupts import {preparation}\n"
+        f"child = subprocess.Popen(['sleep', '60'], preexec_fn={preparation})\nprint(child.pid, flush=True)\ntime.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
@@ -296,11 +323,12 @@ def test_training_dies_with_its_machine():
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
 
 
-def test_training_hears_that_it_shall_stop():
+@pytest.mark.parametrize("preparation", [end_with_parent, interrupt_with_parent])
+def test_training_hears_that_it_shall_stop(preparation):
     """Ray's workers may have Ctrl-C blocked, and children inherit that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        child = subprocess.Popen(["sleep", "60"], preexec_fn=attempt._end_with_parent)
+        child = subprocess.Popen(["sleep", "60"], preexec_fn=preparation)
         child.send_signal(signal.SIGINT)
         assert child.wait(timeout=10) == -signal.SIGINT
     finally:

@@ -29,7 +29,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_pgr.common.run_files import latest_checkpoint, list_checkpoints
+from sb3_pgr.common.run_files import MANIFEST, latest_checkpoint, list_checkpoints
 from sb3_pgr.common.state import (
     get_arrays,
     get_vec_normalize,
@@ -43,7 +43,6 @@ from sb3_pgr.common.state import (
 FORMAT = "sb3_pgr.checkpoint"
 VERSION = 1
 _REPLACED = ".writing-replaced-"
-_MANIFEST = "manifest.json"
 
 
 class CheckpointError(RuntimeError):
@@ -210,7 +209,7 @@ def _write(model: BaseAlgorithm, folder: Path) -> None:
     (folder / "state.json").write_text(json.dumps(state))
     files = sorted(path for path in folder.iterdir() if path.is_file())
     manifest = {"format": FORMAT, "version": VERSION, "files": {path.name: _fingerprint(path) for path in files}}
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def _counters(model: BaseAlgorithm) -> dict[str, Any]:
@@ -231,13 +230,13 @@ def _verify(path: Path) -> None:
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a checkpoint: there is no such folder.")
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        manifest = json.loads((path / MANIFEST).read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is not a checkpoint: it has no {_MANIFEST}.") from None
+        raise CheckpointError(f"{path} is not a checkpoint: it has no {MANIFEST}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise CheckpointError(f"{path} is damaged: {_MANIFEST} cannot be read.") from None
+        raise CheckpointError(f"{path} is damaged: {MANIFEST} cannot be read.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of sb3_pgr: {_MANIFEST} is of another kind.")
+        raise CheckpointError(f"{path} is not a checkpoint of sb3_pgr: {MANIFEST} is of another kind.")
     if manifest.get("version") != VERSION:
         raise CheckpointError(f"{path} has format version {manifest.get('version')}; this library reads version {VERSION}.")
     for name, expected in manifest["files"].items():

@@ -1,6 +1,7 @@
 """``progress.csv`` that survives a resume."""
 
 import csv
+import math
 import os
 from pathlib import Path
 
@@ -28,6 +29,15 @@ class ResumableCSV(CSVOutputFormat):
             self.write(values, dict.fromkeys(values, ()))
         self.file.flush()
         os.replace(f"{path}.writing", path)  # not before the rows are in it
+
+
+def number_of(text: str | None) -> float | None:
+    """None of a missing or infinite number, and of a line cut off by a crash."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _value(text: str) -> int | float | str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 RUN_FILE, SCORES, EVALUATIONS, PROGRESS = "run.json", "scores.json", "evaluations.npz", "progress.csv"
-CHECKPOINTS, VIDEOS = "checkpoints", "videos"
+CHECKPOINTS, VIDEOS, MANIFEST = "checkpoints", "videos", "manifest.json"
 ARGUMENTS = "arguments.json"  # what ``benchmark`` leaves in the folder of a run before it starts it
 
 
@@ -35,7 +35,7 @@ def read_evaluations(run: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """Complete checkpoints in a folder, oldest first."""
-    return sorted(path for path in Path(folder).glob("step_*") if path.is_dir())
+    return sorted(path.parent for path in Path(folder).glob(f"step_*/{MANIFEST}"))
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:

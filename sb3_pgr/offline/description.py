@@ -50,8 +50,8 @@ def _returns(dataset: OfflineDataset) -> dict[str, str]:
     quantiles = np.percentile(returns, [0, 25, 50, 75, 100])
     name = "returns" if dataset.played.any() else "source returns"  # of what rows were made from
     return {
-        name: "min {:.1f}, quartiles {:.1f} / {:.1f} / {:.1f}, max {:.1f}".format(*quantiles),
-        "mean return": f"{returns.mean():.1f}",
+        name: "min {:.5g}, quartiles {:.5g} / {:.5g} / {:.5g}, max {:.5g}".format(*quantiles),
+        "mean return": f"{returns.mean():.5g}",
     }
 
 

@@ -19,6 +19,7 @@ from sb3_pgr.offline.checks import dataset_from_arrays, with_spaces
 from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
 
+MINARI = "minari:"  # before the id, in the source of a dataset
 _META = "sb3_pgr/metadata"
 
 
@@ -215,7 +216,7 @@ def _from_minari(dataset: Any, observation_space: spaces.Space | None, action_sp
         references[ENV_KWARGS] = dict(dataset.env_spec.kwargs)
     observation_space = dataset.observation_space if observation_space is None else observation_space
     action_space = dataset.action_space if action_space is None else action_space
-    return dataset_from_arrays(arrays, f"minari:{dataset.id}", observation_space, action_space, env_id, references)
+    return dataset_from_arrays(arrays, f"{MINARI}{dataset.id}", observation_space, action_space, env_id, references)
 
 
 def _numbers_of_steps(infos: Mapping[str, Any] | None, steps: int) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_pgr.common.progress_csv import TIMESTEPS
+from sb3_pgr.common.progress_csv import TIMESTEPS, number_of
 from sb3_pgr.common.run_files import PROGRESS
 
 ELAPSED, RATE = "time/time_elapsed", "time/fps"
@@ -69,16 +69,7 @@ def _increasing(read: list[tuple[float, float | None, float | None]]) -> list[tu
 def _read(path: Path) -> list[tuple[float, float | None, float | None]]:
     try:
         with open(path, newline="", errors="replace") as file:
-            read = [[_number(row.get(name)) for name in (TIMESTEPS, ELAPSED, RATE)] for row in csv.DictReader(file)]
+            read = [[number_of(row.get(name)) for name in (TIMESTEPS, ELAPSED, RATE)] for row in csv.DictReader(file)]
     except (OSError, csv.Error):
         return []
     return [(steps, elapsed, rate) for steps, elapsed, rate in read if steps is not None]
-
-
-def _number(text: str | None) -> float | None:
-    """None of a missing number, and of a line cut off by a crash."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None

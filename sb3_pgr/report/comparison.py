@@ -60,14 +60,9 @@ def compare(rows: list[Row]) -> Comparison | str:
     if len(arms) < 2:
         return (
             "Nothing is compared over tasks: that takes at least two algorithms on the same task, "
-            "each with finished runs of at least two seeds."
+            "each with finished runs of the same seeds, at least two."
         )
-    seeds = sorted(set.intersection(*(set(table[arm][task]) for arm in arms for task in tasks)))
-    if len(seeds) < 2:
-        return (
-            f"Nothing is compared over tasks: {', '.join(arms)} share {len(seeds)} seed(s) on {', '.join(tasks)}, "
-            "and at least two are needed."
-        )
+    seeds = sorted(_shared_seeds(table, arms, tasks))
     scores, scales = _normalised(table, arms, tasks, seeds, rows)
     known = [not scale.startswith(MIN_MAX) for scale in scales.values()]
     thresholds = np.linspace(
@@ -105,7 +100,7 @@ def _table(rows: list[Row]) -> Table:
 
 
 def _largest_block(table: Table) -> tuple[list[str], list[str]]:
-    """The arms and tasks with most cells, of which every arm has every task."""
+    """The arms and tasks with most cells, of which every arm has every task with the same seeds, at least two."""
     arms: list[str] = []
     tasks: list[str] = []
     shared = {frozenset(table[one].keys() & table[other].keys()) for one, other in combinations(table, 2)}
@@ -113,9 +108,16 @@ def _largest_block(table: Table) -> tuple[list[str], list[str]]:
         shared |= wider
     for candidate in sorted(map(sorted, shared)):
         having = [arm for arm in table if set(candidate) <= table[arm].keys()]
-        if candidate and len(having) * len(candidate) > len(arms) * len(tasks):
+        while candidate and len(having) > 1 and len(_shared_seeds(table, having, candidate)) < 2:
+            smaller = ([other for other in having if other != arm] for arm in reversed(having))
+            having = max(smaller, key=lambda arms: len(_shared_seeds(table, arms, candidate)))
+        if candidate and len(having) > 1 and len(having) * len(candidate) > len(arms) * len(tasks):
             arms, tasks = having, candidate
     return arms, tasks
+
+
+def _shared_seeds(table: Table, arms: list[str], tasks: list[str]) -> set[int]:
+    return set.intersection(*(set(table[arm][task]) for arm in arms for task in tasks))
 
 
 def _normalised(
@@ -145,7 +147,7 @@ def _normalised(
 
 def _left_out(rows: list[Row], table: Table, arms: list[str], tasks: list[str], seeds: list[int]) -> list[str]:
     others = {row.group.arm for row in rows} - set(arms)
-    result = [f"{arm}: no two finished runs on each of these tasks" for arm in sorted(others)]
+    result = [f"{arm}: no two finished runs of these seeds on each of these tasks" for arm in sorted(others)]
     others = {row.task.name for row in rows} - set(tasks)
     result += [f"{task}: no two finished runs of each of these algorithms" for task in sorted(others)]
     further = {seed for arm in arms for task in tasks for seed in table[arm][task]} - set(seeds)

@@ -80,8 +80,8 @@ def _common_points(xs: list[np.ndarray]) -> np.ndarray:
     first, last = max(x[0] for x in xs), min(x[-1] for x in xs)
     shared = xs[0][(xs[0] >= first) & (xs[0] <= last)]
     length = len(shared)
-    if all(np.array_equal(shared, x[:length]) for x in xs):
-        return shared[thinned(length)] if length else shared
+    if length and all(np.array_equal(shared, x[:length]) for x in xs):
+        return shared[thinned(length)]
     if last <= first:
         return np.array([first] if last == first else [])
     return np.linspace(first, last, min(max(max(map(len, xs)), 2), MOST_POINTS))

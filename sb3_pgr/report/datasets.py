@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sb3_pgr.offline.dataset import DatasetError
 from sb3_pgr.offline.description import draw, problems, summary
-from sb3_pgr.offline.readers import load_dataset
+from sb3_pgr.offline.readers import MINARI, load_dataset
 from sb3_pgr.report.run import Run
 from sb3_pgr.report.scores import Scores
 from sb3_pgr.report.tasks import Task
@@ -55,9 +55,9 @@ def _facts(scores: Scores) -> dict[str, str]:
     if scores.dataset_rows is not None:
         facts["rows"] = f"{scores.dataset_rows:,}"
     if scores.behaviour is not None:
-        spread = "" if scores.behaviour_std is None else f" ± {scores.behaviour_std:.1f} (standard deviation)"
+        spread = "" if scores.behaviour_std is None else f" ± {scores.behaviour_std:.4g} (standard deviation)"
         episodes = "" if scores.behaviour_episodes is None else f", {scores.behaviour_episodes:,} episodes"
-        facts["mean return"] = f"{scores.behaviour:.1f}{spread}{episodes}"
+        facts["mean return"] = f"{scores.behaviour:.5g}{spread}{episodes}"
     if scores.reference is not None:
         reference = scores.reference
         facts["references"] = f"0 is {reference.low:g}, 100 is {reference.high:g}: {reference.name}"
@@ -68,6 +68,9 @@ def _facts(scores: Scores) -> dict[str, str]:
 def _read(card: Card, run: Run, n_bytes: int, picture: Path) -> int:
     """Add what the file tells; returns the bytes that were read."""
     source = Path(card.scores.dataset_source or "")
+    if (card.scores.dataset_source or "").startswith(MINARI):
+        card.notes.append("A Minari dataset, of which there is no more here than the run wrote down.")
+        return 0
     if not card.scores.dataset_source or not source.exists():
         card.notes.append("The file is not where the run found it, so there is no more than the run wrote down.")
         return 0

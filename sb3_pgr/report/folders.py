@@ -62,8 +62,13 @@ def find_runs(roots: Sequence[Path]) -> list[Place]:
 
 def _runs_below(root: Path) -> Iterator[Place]:
     waiting: dict[Path, Place] = {}  # folders of seeds in which no run has been seen yet
-    for name, folders, files in os.walk(root, onerror=_refuse):
+    seen: set[Path] = set()  # links may lead in a circle
+    for name, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         folder = Path(name)
+        if folder.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(folder.resolve())
         if any(mark in files for mark in MARKS):
             place = _place(folder, root)
             waiting.pop(folder.parent.parent, None)

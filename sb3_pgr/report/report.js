@@ -11,7 +11,8 @@
   const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
   const chosen = (name) => new Set(new FormData(filters).getAll(name));
   const shade = (colour, alpha) => `rgba(${[1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)).join(",")},${alpha})`;
-  const digits = (value) => (value === null || value === undefined ? "" : Number(value.toPrecision(5)).toLocaleString("en"));
+  const digits = (value) => (value === null || value === undefined ? ""
+    : value.toLocaleString("en", Number.isInteger(value) ? {} : { maximumSignificantDigits: 5 }));
 
   function settings() {
     const form = new FormData(curves);
@@ -104,7 +105,7 @@
       Plotly.react(div, traces, layout(unit, value), config);
       const drawn = new Set(traces.map((trace) => trace.meta.arm));
       const without = task.groups.filter((group) => now.arms.has(group.arm) && !drawn.has(group.arm)).map((group) => group.arm);
-      const why = now.axis === "time" ? "wall-clock time is not known" : "no evaluations to draw";
+      const why = now.axis === "time" ? "wall-clock time is not known, or their runs share none" : "no evaluations to draw";
       document.getElementById(`remark-${index}`).textContent = without.length ? `Not drawn, ${why}: ${without.join(", ")}.` : "";
       div.setAttribute("aria-label", `Learning curves on ${task.name} against ${unit}: ${[...drawn].filter(Boolean).join(", ")}; the table below has the numbers`);
     });

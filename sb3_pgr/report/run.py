@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_pgr.common.run_files import CHECKPOINTS, VIDEOS, read_evaluations
+from sb3_pgr.common.run_files import CHECKPOINTS, SCORES, VIDEOS, read_evaluations
 from sb3_pgr.generative.diagnostics import FOLDER as DIAGNOSTICS
+from sb3_pgr.offline.readers import MINARI
 from sb3_pgr.report.clock import Clock
 from sb3_pgr.report.folders import Place
 from sb3_pgr.report.scores import Scores, read_scores
@@ -131,7 +132,9 @@ def _task(folder: Path, settings: Settings, scores: Scores) -> str:
     """Runs on different datasets are different tasks."""
     env = settings.env_id or folder.name.rpartition("_")[0] or folder.name
     source = scores.dataset_source or settings.hyperparams.get("dataset")
-    return env if not isinstance(source, str) or env.startswith("dataset/") else f"{env} ({Path(source).stem})"
+    if not isinstance(source, str) or env.startswith("dataset/"):
+        return env
+    return f"{env} ({Path(source.removeprefix(MINARI)).stem})"
 
 
 def _read_curve(folder: Path, clock: Clock, problems: list[str], remarks: list[str]) -> Curve | None:
@@ -166,7 +169,11 @@ def _last_checkpoint(folder: Path) -> int:
 
 
 def _finished(run: Run) -> bool:
-    if run.scores.found or (run.wanted is not None and run.reached >= run.wanted):
+    if run.scores.found:
+        return True
+    if run.settings.wants_scores and not (run.folder / SCORES).exists():  # it is in its last evaluation
+        return False
+    if run.wanted is not None and run.reached >= run.wanted:
         return True
     # Without checkpoints, the last traces are older than the end; then only the final model tells.
     final = any(path.stem == run.folder.name.rpartition("_")[0] for path in run.folder.glob("*.zip"))

@@ -23,6 +23,7 @@ class Settings:
     :param env_id: environment, if known
     :param seed: of the training, if known
     :param n_timesteps: that were wanted, if known
+    :param wants_scores: whether its last act is to evaluate the last policy
     :param hyperparams: of the algorithm, empty if not known
     :param machine: ``cpu``, ``cores`` and ``gpu``, as far as noted
     :param versions: of packages, as far as noted
@@ -33,6 +34,7 @@ class Settings:
     env_id: str | None = None
     seed: int | None = None
     n_timesteps: int | None = None
+    wants_scores: bool = False
     hyperparams: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +100,8 @@ def _read_run_file(run: Path, settings: Settings) -> None:
         return
     settings.texts[RUN_FILE] = shortened(json.dumps(content, indent=1))
     settings.seed = _whole(content.get("seed"))
+    argv = content["argv"] if isinstance(content.get("argv"), list) else []
+    settings.wants_scores = any(part in ("--final-episodes", "--dataset") for part in argv)
     settings.hyperparams, settings.machine, settings.versions = (
         content[name] if isinstance(content.get(name), dict) else {} for name in ("hyperparams", "machine", "versions")
     )

@@ -96,7 +96,7 @@ def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str,
             study = {"spec": spec, "options": options, "output": str(output.resolve()), "storage": storage.url}
             storage.write_json(STUDY, study | {"folder": os.getcwd()})
             if is_local:
-                jobs = options["jobs"] or max((os.cpu_count() or 1) // options["cpus"], 1)
+                jobs = options["jobs"] or max(usable_cores() // options["cpus"], 1)
                 failed = run_here(runs, output, jobs, options["cpus"], lock)
             else:
                 todo = _not_finished(runs, storage)
@@ -111,6 +111,11 @@ def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str,
         _report(runs, output)
     if failed:
         sys.exit(1)
+
+
+def usable_cores() -> int:
+    """Of this process, which may be held to fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _not_finished(runs: list[Run], storage: Storage) -> list[Run]:

@@ -57,13 +57,15 @@ def _groups(results: list[Result]) -> dict[str, dict[str, list[Result]]]:
     return groups
 
 
-def _value(score: dict[str, Any]) -> float:
-    return score.get("normalized", score["return_mean"])
+def _unit(results: list[Result]) -> str:
+    """Of a task's numbers: normalised scores, if all runs have them."""
+    evaluated = [result.scores["last"] for result in results if "last" in result.scores]
+    return "normalized" if evaluated and all("normalized" in last for last in evaluated) else "return_mean"
 
 
-def _decimals(results: list[Result]) -> int:
+def _decimals(results: list[Result], unit: str) -> int:
     """As many as the size of the returns asks for: there are tasks whose returns are rates."""
-    shown = [_value(result.scores[name]) for result in results for name in ("last", "behaviour") if name in result.scores]
+    shown = [result.scores[name][unit] for result in results for name in ("last", "behaviour") if name in result.scores]
     largest = max((abs(value) for value in shown if math.isfinite(value)), default=0.0)
     return 1 if largest >= 10 else 2 if largest > 1 else 3
 
@@ -78,12 +80,14 @@ def _table(results: list[Result]) -> list[str]:
     lines.append("|---|---|---|---|---|---|")
     names: set[str] = set()
     for task, arms in _groups(results).items():
-        decimals = _decimals([run for runs in arms.values() for run in runs])
-        behaviour = next(iter(arms.values()))[0].scores.get("behaviour")
+        everything = [run for runs in arms.values() for run in runs]
+        unit = _unit(everything)
+        decimals = _decimals(everything, unit)
+        behaviour = next((run.scores["behaviour"] for run in everything if "behaviour" in run.scores), None)
         if behaviour is not None:
-            lines.append(f"| {task} | *behaviour (mean of the dataset)* | {_value(behaviour):.{decimals}f} | | | |")
+            lines.append(f"| {task} | *behaviour (mean of the dataset)* | {behaviour[unit]:.{decimals}f} | | | |")
         for arm, runs in arms.items():
-            last = [_value(run.scores["last"]) for run in runs if "last" in run.scores]
+            last = [run.scores["last"][unit] for run in runs if "last" in run.scores]
             if not last:
                 lines.append(f"| {task} | {arm} | no environment to evaluate in | | | |")
                 continue
@@ -98,23 +102,22 @@ def _table(results: list[Result]) -> list[str]:
                 names.add(f"{task}, {arm}: {len(last) - len(finite)} of {len(last)} returns are not finite and not counted")
             seeds = ", ".join(f"{value:.{decimals}f}" for value in last)
             extra = [
-                f"{np.mean([_value(run.scores[name]) for run in runs]):.{decimals}f}"
+                f"{np.mean([run.scores[name][unit] for run in runs]):.{decimals}f}"
                 if all(name in run.scores for run in runs)
                 else ""
                 for name in ("mean_of_last_evaluations", "best_of_evaluations")
             ]
             lines.append(f"| {task} | {arm} | {text} | {seeds} | {extra[0]} | {extra[1]} |")
             reference = runs[0].scores.get("reference")
-            names.add(
-                f"{task}: 0 is {reference['low']:g}, 100 is {reference['high']:g} ({reference['name']})" if reference else ""
-            )
+            if reference and unit == "normalized":
+                names.add(f"{task}: 0 is {reference['low']:g}, 100 is {reference['high']:g} ({reference['name']})")
         if behaviour is not None and not any(run.scores["algo"] == "bc" for runs in arms.values() for run in runs):
             names.add(f"{task}: behaviour cloning is not among the algorithms, so nothing tells learning from imitation")
     episodes = sorted({result.scores["last"]["episodes"] for result in results if "last" in result.scores})
     notes = [
         f"Last policies on {', '.join(map(str, episodes))} held-out episodes; best of evaluations is chosen after the fact."
     ]
-    notes += sorted(names - {""})
+    notes += sorted(names)
     return [*lines, "", *(f"- {note}" for note in notes)]
 
 
@@ -146,7 +149,9 @@ def _draw(results: list[Result], path: Path) -> None:
             steps, returns = together(curves)
             axis.plot(steps, returns.mean(0), color=colors[arm], label=f"{arm} ({len(curves)})")
             axis.fill_between(steps, returns.min(0), returns.max(0), color=colors[arm], alpha=0.15, linewidth=0)
-        behaviour = next(iter(arms.values()))[0].scores.get("behaviour")
+        behaviour = next(
+            (run.scores["behaviour"] for runs in arms.values() for run in runs if "behaviour" in run.scores), None
+        )
         if behaviour is not None:
             axis.axhline(behaviour["return_mean"], color="0.4", linestyle="--", label="behaviour")
         offline = any("dataset" in run.scores for runs in arms.values() for run in runs)

@@ -22,7 +22,7 @@ from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.arguments import import_gym_packages
 from sb3_pgr.zoo.errors import UsageError
-from sb3_pgr.zoo.interrupts import sigterm_interrupts
+from sb3_pgr.zoo.interrupts import termination_interrupts
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import CHECKPOINTS, TRAINING_ONLY
 from sb3_pgr.zoo.saved_model import SavedModel, add_model_options, chosen_model, run_env_kwargs
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@sigterm_interrupts()
+@termination_interrupts()
 def _rollouts(args: argparse.Namespace) -> OfflineDataset:
     if args.episodes is None and args.rows is None:
         raise UsageError("Say how much to collect: --episodes N or --rows N.")

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -11,11 +12,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from sb3_pgr.common.progress_csv import TIMESTEPS
+from sb3_pgr.common.progress_csv import TIMESTEPS, number_of
 from sb3_pgr.common.run_files import PROGRESS, read_evaluations
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
-from sb3_pgr.zoo.run_folder import find_runs
+from sb3_pgr.zoo.run_folder import find_runs, read_run_file
 
 EVALUATION = "evaluation return"
 
@@ -32,11 +33,12 @@ def main() -> None:
     for (row, column), axis in np.ndenumerate(axes):
         env_id, name = args.envs[column], args.columns[row]
         for algo in args.algos:
-            found = [read_curve(run, name) for run in find_runs(args.log_folder, env_id, algo)]
-            curves = [curve for curve in found if curve is not None]
-            if curves:
-                _draw(axis, algo, curves, marker="o" if name == EVALUATION else "")
-                drawn += 1
+            for dataset, runs in _by_dataset(find_runs(args.log_folder, env_id, algo)).items():
+                found = [read_curve(run, name) for run in runs]
+                curves = [curve for curve in found if curve is not None]
+                if curves:
+                    _draw(axis, algo.upper() + dataset, curves, marker="o" if name == EVALUATION else "")
+                    drawn += 1
         axis.set(title=env_id if row == 0 else "", xlabel="steps" if row == shape[0] - 1 else "", ylabel=name)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -49,7 +51,10 @@ def main() -> None:
         )
     figure.tight_layout()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output, dpi=130)
+    try:
+        figure.savefig(args.output, dpi=130)
+    except ValueError as error:  # an ending that is no picture's
+        raise UsageError(f"{args.output}: {error}") from None
     print(f"Learning curves: {args.output}")
 
 
@@ -63,6 +68,21 @@ def _parser() -> argparse.ArgumentParser:
         "--columns", nargs="+", default=[EVALUATION], help=f"of {PROGRESS}, say rollout/success_rate; by default evaluations"
     )
     return parser
+
+
+def _by_dataset(runs: list[Path]) -> dict[str, list[Path]]:
+    """What one algorithm learned from different datasets is not one curve; with what a legend says of them."""
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for run in runs:
+        try:
+            content = read_run_file(run)
+        except UsageError:
+            content = {"argv": []}
+        argv = [str(part) for part in content["argv"]]
+        name = next((f", {Path(value).stem}" for option, value in itertools.pairwise(argv) if option == "--dataset"), "")
+        groups.setdefault((name, content.get("dataset_fingerprint") or ""), []).append(run)
+    twice = {name for name, _ in groups if sum(other == name for other, _ in groups) > 1}
+    return {f"{name} {fingerprint[:6]}" if name in twice else name: runs for (name, fingerprint), runs in groups.items()}
 
 
 def read_curve(run: Path, name: str = EVALUATION) -> tuple[np.ndarray, np.ndarray] | None:
@@ -80,9 +100,9 @@ def read_curve(run: Path, name: str = EVALUATION) -> tuple[np.ndarray, np.ndarra
 def _read_column(run: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     if not (run / PROGRESS).is_file():
         return None
-    with open(run / PROGRESS, newline="") as file:
-        rows = [(row.get(TIMESTEPS), row.get(name)) for row in csv.DictReader(file)]
-    known = np.array([(float(steps), float(value)) for steps, value in rows if steps and value])
+    with open(run / PROGRESS, newline="", errors="replace") as file:
+        rows = [(number_of(row.get(TIMESTEPS)), number_of(row.get(name))) for row in csv.DictReader(file)]
+    known = np.array([(steps, value) for steps, value in rows if steps is not None and value is not None])
     return (known[:, 0], known[:, 1]) if len(known) else None
 
 
@@ -93,9 +113,9 @@ def together(curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
     return steps, np.array([np.interp(steps, *curve) for curve in curves])
 
 
-def _draw(axis: plt.Axes, algo: str, curves: list[tuple[np.ndarray, np.ndarray]], marker: str) -> None:
+def _draw(axis: plt.Axes, name: str, curves: list[tuple[np.ndarray, np.ndarray]], marker: str) -> None:
     steps, returns = together(curves)
-    label = f"{algo.upper()} ({len(curves)} run{'s' if len(curves) > 1 else ''})"
+    label = f"{name} ({len(curves)} run{'s' if len(curves) > 1 else ''})"
     (line,) = axis.plot(steps, returns.mean(0), marker=marker, markersize=3, label=label)
     if len(curves) > 1:
         axis.fill_between(steps, returns.min(0), returns.max(0), color=line.get_color(), alpha=0.2, linewidth=0)

@@ -165,7 +165,7 @@ def _print(scores: dict[str, Any], cloning: list[dict[str, Any]]) -> None:
         if name in scores
     ]
     for label, row in rows:
-        value = f"{row['return_mean']:.1f} ± {row['return_std']:.1f}"
+        value = f"{row['return_mean']:.5g} ± {row['return_std']:.4g}"
         print(f"{label:34}{value:>18}{row['normalized'] if reference else '':>12{'.1f' if reference else ''}}")
     if reference:
         print(f"0 and 100 are returns of {reference['low']:g} and {reference['high']:g}: {reference['name']}.")

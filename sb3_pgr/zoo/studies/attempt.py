@@ -10,20 +10,19 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from sb3_pgr.common.run_files import CHECKPOINTS, SCORES
+from sb3_pgr.common.run_files import CHECKPOINTS, MANIFEST, SCORES
+from sb3_pgr.zoo.interrupts import GRACE_SECONDS, end_with_parent
 from sb3_pgr.zoo.studies.run import FILES, Run, is_finished, newest_checkpoint, prepare
 from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, STUDY, beat, claim, close
 from sb3_pgr.zoo.studies.storage import Storage
 
-GRACE_SECONDS, POLL_SECONDS = 120.0, 1.0
+POLL_SECONDS = 1.0
 SETTLED_SECONDS = 2.0  # a file that has changed since may be half-written
-MANIFEST = "manifest.json"
 
 
 class TrainingKilledError(RuntimeError):
@@ -56,7 +55,7 @@ def attempt(run: Run, url: str, threads: int, inputs: Mapping[str, str]) -> str:
         with open(copy.log, "ab") as log:
             environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             training = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=_end_with_parent
+                command, stdout=log, stderr=log, env=environment, start_new_session=True, preexec_fn=end_with_parent
             )
         try:
             outcome = _follow(training, storage, run, token, copy)
@@ -114,17 +113,6 @@ def _local_inputs(storage: Storage, run: Run, inputs: Mapping[str, str]) -> list
                 os.replace(arriving, local)
         options += [flag, str(local)]
     return options
-
-
-def _end_with_parent() -> None:
-    """If this machine's part of the cluster dies, its training must not go on unseen. Ray's workers may not hear Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 class RunCopy:

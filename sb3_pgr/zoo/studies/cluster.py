@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_pgr.zoo.errors import UsageError
-from sb3_pgr.zoo.interrupts import sigterm_interrupts
+from sb3_pgr.zoo.interrupts import termination_interrupts
 from sb3_pgr.zoo.studies.attempt import TrainingKilledError, attempt
 from sb3_pgr.zoo.studies.run import FILES, Run
 from sb3_pgr.zoo.studies.state import STOP
@@ -92,7 +92,7 @@ def _require_answer(address: str) -> None:
         raise UsageError(f"No Ray cluster at {address}: {error}. Start one with: ray start --head") from None
 
 
-@sigterm_interrupts()  # Ray's own handler ends the process
+@termination_interrupts()  # Ray's own handler ends the process
 def _collect(ray: Any, waiting: dict[Any, Run], storage: Storage) -> list[Run]:
     failed, stopped = [], False
     while waiting:

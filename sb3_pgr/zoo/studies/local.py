@@ -6,17 +6,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_pgr.zoo.errors import UsageError
-from sb3_pgr.zoo.interrupts import sigterm_interrupts
+from sb3_pgr.zoo.interrupts import GRACE_SECONDS, interrupt_with_parent, termination_interrupts
 from sb3_pgr.zoo.studies.run import Run, is_finished, prepare
 from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, beat, claim, close, settle
 from sb3_pgr.zoo.studies.storage import Storage
 
-GRACE_SECONDS, POLL_SECONDS = 120.0, 0.1
+POLL_SECONDS = 0.1
 
 
 @dataclass
@@ -41,10 +41,11 @@ def alone(output: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-@sigterm_interrupts()
+@termination_interrupts()
 def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) -> list[Run]:
     """
-    Do what has not finished; at Ctrl-C, SIGTERM, or ``benchmark stop``, the running ones save a checkpoint.
+    Do what has not finished; at Ctrl-C, SIGTERM, SIGHUP or ``benchmark stop``, or (on Linux) when this command is killed, the
+    running ones save a checkpoint.
 
     :param output: folder of the study
     :param jobs: runs at a time
@@ -82,14 +83,22 @@ def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) 
     finally:
         for it in running.values():
             it.process.send_signal(signal.SIGINT)
+        if running:
+            _say(f"Waiting for {', '.join(map(str, running))}, to end an update and save.")
         for run, it in running.items():
             try:
                 it.process.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
                 it.process.kill()
+                _say(f"{run} did not end in {GRACE_SECONDS / 60:.0f} minutes and was killed.")
             done = it.process.returncode == 0 and is_finished(output / run.path)
             close(storage, run, it.token, output / run.path, "finished" if done else "stopped")
     return failed
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # of a terminal that was closed
+        print(text, flush=True)
 
 
 def _start(run: Run, output: Path, storage: Storage, threads: int, lock: int) -> _Running:
@@ -104,11 +113,6 @@ def _start(run: Run, output: Path, storage: Storage, threads: int, lock: int) ->
             env=environment,
             pass_fds=[lock],
             start_new_session=True,
-            preexec_fn=_hear_interrupts,
+            preexec_fn=interrupt_with_parent,
         )
     return _Running(process, token)
-
-
-def _hear_interrupts() -> None:
-    """A command that was started in the background ignores Ctrl-C, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -21,15 +21,28 @@ VEC_ENV, VEC_ENVS = "vec_env", ("dummy", "subproc")
 REQUIRED = ("tasks", "algorithms", "seeds", "n_timesteps")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Of two keys of one name, YAML's own loader drops the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"there are two '{key.value}'", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_spec(path: Path) -> dict[str, Any]:
     """
     :raises UsageError: listing everything that is wrong with it
     """
     try:
-        spec = yaml.safe_load(path.read_text())
+        spec = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError:
         raise UsageError(f"There is no file {path}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid YAML: {error}") from None
     problems = _problems(spec)
     if problems:
@@ -92,12 +105,13 @@ def _problems(spec: Any) -> list[str]:
     for name, value in (("tasks", tasks), ("algorithms", algorithms)):
         if not isinstance(value, dict):
             return [*found, f"{name} must be a mapping, not {value!r}"]
+        if wrong := [key for key in value if not isinstance(key, str)]:  # YAML takes off, on, yes and no for truth values
+            return [*found, *(f"{name}: {key!r} must be text; put it in quotes" for key in wrong)]
     offline: set[bool] = set()
     for arm, settings in algorithms.items():
         found += [f"algorithms: {arm}: {problem}" for problem in _arm_problems(arm, settings, offline)]
     for name, keys in (("tasks", tasks), ("algorithms", algorithms)):
-        found += [f"{name}: {key!r} must be text" for key in keys if not isinstance(key, str)]
-        folders = [folder for key in keys for folder in _folders(name, str(key), keys[key])]
+        folders = [folder for key in keys for folder in _folders(name, key, keys[key])]
         found += [f"{name}: two names stand for the folder {folder}" for folder in set(folders) if folders.count(folder) > 1]
         long = [folder for folder in folders if len(folder.encode()) > LONGEST_NAME]
         found += [f"{name}: the name {folder} has more than {LONGEST_NAME} bytes" for folder in long]
@@ -111,15 +125,23 @@ def _folders(kind: str, key: str, value: Any) -> list[str]:
     if kind == "tasks" or not isinstance(value, dict | None):
         return [key.replace("/", "-")]
     grid = (value or {}).get("grid", {})
-    well = isinstance(grid, dict) and all(isinstance(values, list) for values in grid.values())
-    return list(arms_of({key: value})) if well else []
+    return list(arms_of({key: value})) if _is_grid(grid) else []
+
+
+def _is_grid(grid: Any) -> bool:
+    return isinstance(grid, dict) and all(
+        isinstance(key, str) and isinstance(values, list) and values for key, values in grid.items()
+    )
 
 
 def _arm_problems(arm: str, settings: Any, offline: set[bool]) -> list[str]:
     if settings is not None and not isinstance(settings, dict):
         return [f"must be a mapping of settings, not {settings!r}"]
     grid = (settings or {}).get("grid", {})
-    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+    texts = {name: (settings or {}).get(name, "") for name in ("algo", "policy")}
+    if wrong := [f"{name} must be text, not {value!r}" for name, value in texts.items() if not isinstance(value, str)]:
+        return wrong
+    if not _is_grid(grid):
         return [f"grid must be a mapping of lists of values, not {grid!r}"]
     try:
         algorithm = resolve_algorithm((settings or {}).get("algo", arm))
@@ -180,7 +202,10 @@ def _dataset_problems(name: str) -> list[str]:
         return []
     if Path(name).suffix:
         return [f"there is no file {name}"]
-    import minari
+    try:
+        import minari
+    except ModuleNotFoundError:
+        return [f"{name} is no file; if it is a Minari dataset: pip install 'sb3_pgr[offline]'"]
 
     known = minari.list_local_datasets()
     return [] if name in known else [f"{name} is neither a file nor a Minari dataset on this machine"]

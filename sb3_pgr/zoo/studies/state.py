@@ -15,7 +15,7 @@ from sb3_pgr.zoo.studies.storage import Storage, StorageError
 
 STUDY = "study.json"  # what a study is: specification, options, where it was begun
 DRIVER = "driver.json"  # which command hands out the runs of a study
-STOP = "stop"  # a file of this name asks every engine that works there to save and stop
+STOP = ".stop"  # a file of this name asks every engine that works there to save and stop
 BEAT_SECONDS = 5.0
 LOST_SECONDS = 90.0  # without a beat, whoever worked on a run is taken for dead
 
