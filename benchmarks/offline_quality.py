@@ -278,13 +278,20 @@ def rows_of(dataset: str) -> list[dict[str, Any]]:
 
 
 def compare(rows: list[dict[str, Any]]) -> None:
-    """Add verdicts: on our side against d3rlpy, on both against behaviour cloning (of the best tenth too) of the same side."""
+    """
+    Add verdicts: on our side against d3rlpy, on both against behaviour cloning (of the best tenth too) of the same side, after
+    as many updates.
+    """
     cells = {(row["dataset"], row["algorithm"], row["side"]): row for row in rows}
     for (dataset, algo, side), row in cells.items():
         if side == "sb3_pgr" and (dataset, algo, "d3rlpy") in cells:
             row["against_d3rlpy"] = verdict(row, cells[dataset, algo, "d3rlpy"])
         for baseline in ("bc", "bc_best"):
-            if not algo.startswith("bc") and (dataset, baseline, side) in cells:
+            if algo in ("bc", "bc_best") or (dataset, baseline, side) not in cells:
+                continue
+            if UPDATES[algo] != UPDATES[baseline]:
+                row[f"against_{baseline}"] = f"after {UPDATES[algo]:,} updates, not {UPDATES[baseline]:,}"
+            else:
                 row[f"against_{baseline}"] = verdict(row, cells[dataset, baseline, side])
 
 

@@ -149,6 +149,8 @@ def test_only_the_actor_slows_down():
         model._current_progress_remaining = remaining
         rates.append((model._learning_rate_of("actor"), model._learning_rate_of("critic")))
     assert rates == [(3e-4, 3e-4), (pytest.approx(1.5e-4), 3e-4), (pytest.approx(0, abs=1e-12), 3e-4)]
+    model.online = True
+    assert model._learning_rate_of("actor") == 3e-4
 
 
 def test_networks_start_orthogonal():

@@ -213,6 +213,7 @@ def test_goes_on_online(algorithm, data, small):
     model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, reward_transform=(0.5, 1.0), **small).learn(40)
     model.action_noise = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
     env = make_vec_env("Pendulum-v1", 2, seed=0)
+    env.action_space = spaces.Box(-2, 2, (1,), np.float64)  # what matters are its bounds
     model.set_env(env)
     model.learn(60, reset_num_timesteps=True)
     replay = model.replay_buffer

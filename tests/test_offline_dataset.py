@@ -9,7 +9,9 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.save_util import save_to_pkl
 
 from sb3_pgr import BC, IQL, TensorReplayBuffer
 from sb3_pgr.offline import DatasetError, OfflineDataset, load_dataset
@@ -253,6 +255,10 @@ def test_what_is_mended_is_counted():
     data["actions"][0] = 1.00001
     dataset = load_dataset(data, action_space=spaces.Box(-1, 1, (2,)))
     assert dataset.actions.max() <= 1 and any("1 rows slightly outside" in note for note in dataset.corrections)
+    data["actions"] = np.where(np.abs(data["actions"]) > 1, np.float32(1.000001), data["actions"])
+    dataset = load_dataset(data)  # no space is known, but that of [-1, 1] is meant
+    assert dataset.action_space == spaces.Box(-1, 1, (2,)) and dataset.actions.max() == 1
+    assert any("1 rows slightly outside of" in note for note in dataset.corrections)
     data["actions"] *= 30
     assert "range of the actions" in load_dataset(data).corrections[0]
     del data["next_observations"]
@@ -292,6 +298,11 @@ def empty(data):
 
 def far_outside(data):
     data["actions"][5] = 7.0
+
+
+def nested(data):
+    for name in ("observations", "next_observations"):
+        data[name] = {"goal": {"kettle": data[name]}, "state": data[name]}
 
 
 def other_shape(data):
@@ -335,6 +346,20 @@ def test_refusals(tmp_path, spoil, message, form):
         message = message if spoil is not objects else "pickled objects are refused"
     with pytest.raises(DatasetError, match=message):
         load_dataset(source, action_space=spaces.Box(-1, 1, (2,)))
+
+
+def test_a_dict_within_a_dict():
+    data = arrays()
+    nested(data)
+    with pytest.raises(DatasetError, match="observations/goal is a dict within a dict"):
+        load_dataset(data)
+
+
+def test_a_pickled_buffer_is_refused_with_a_way_out(tmp_path):
+    space = spaces.Box(-1, 1, (2,))
+    save_to_pkl(tmp_path / "buffer.pkl", ReplayBuffer(5, space, space))
+    with pytest.raises(DatasetError, match=r"ReplayBuffer, which is not run; .* load_from_pkl"):
+        load_dataset(tmp_path / "buffer.pkl")
 
 
 @pytest.mark.parametrize("name", ["observations", "rewards", "slates"])

@@ -34,7 +34,7 @@ class IQL(OfflineAlgorithm):
     :param expectile: of the value function, in (0, 1); 0.5 is the mean
     :param beta: inverse temperature of the advantages
     :param max_weight: largest weight of an imitated action
-    :param actor_decay: let the actor's learning rate fall to 0 along a cosine over ``total_timesteps``
+    :param actor_decay: let the actor's learning rate fall to 0 along a cosine over ``total_timesteps``; offline only
     :param normalize_observations: standardise observations by the dataset (the authors do not)
     :param reward_transform: ``"return_range"`` is the authors' for locomotion
     :raises ValueError: if a number is out of range, or there is neither dataset nor environment
@@ -126,7 +126,7 @@ class IQL(OfflineAlgorithm):
 
     def _learning_rate_of(self, name: str) -> float:
         rate = super()._learning_rate_of(name)
-        if name != "actor" or not self.actor_decay:
+        if name != "actor" or not self.actor_decay or self.online:
             return rate
         return rate * (1 + math.cos(math.pi * (1 - self._current_progress_remaining))) / 2
 
@@ -170,6 +170,7 @@ class IQL(OfflineAlgorithm):
             "q_max": q_values.detach().abs().amax(),
             "weight": weight.mean(),
             "clipped_weights": clipped,
+            "effective_weights": weight.mean().pow(2) / weight.pow(2).mean(),
         }
         return -(weight * log_prob).mean(), (q_values - target).pow(2).mean(1).sum(), metrics
 

@@ -49,6 +49,16 @@ def _shapes(space: spaces.Space) -> Any:
     return {key: _shapes(part) for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
+def _same_box(first: spaces.Space, other: spaces.Space) -> bool:
+    """But for the type of numbers."""
+    if not isinstance(first, spaces.Box) or not isinstance(other, spaces.Box):
+        return first == other
+    return first.shape == other.shape and all(
+        np.array_equal(one.astype(np.float32), two.astype(np.float32))
+        for one, two in ((first.low, other.low), (first.high, other.high))
+    )
+
+
 class OfflineAlgorithm(OffPolicyAlgorithm):
     """
     Base of the offline learners.
@@ -264,9 +274,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         self.online = True
 
     def _attach(self, env: GymEnv, force_reset: bool) -> None:
-        """As SB3's ``set_env``; types and bounds of observations do not matter."""
+        """As SB3's ``set_env``; types, and bounds of observations, do not matter."""
         _refuse_vec_normalize(env)
-        if env.action_space != self.action_space:
+        if not _same_box(env.action_space, self.action_space):
             raise ValueError(
                 f"Actions of the environment {env.action_space} are not those of the dataset {self.action_space}; give the "
                 "environment when the model is built, so that its bounds are known."
@@ -275,7 +285,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             raise ValueError(
                 f"Observations of the environment {env.observation_space} are not those of the model {self.observation_space}."
             )
-        self.observation_space = env.observation_space
+        self.observation_space, self.action_space = env.observation_space, env.action_space
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
         if n_envs != self.n_envs and self.replay_buffer.online.size() == 0:
             self._new_replay_buffer(n_envs)

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from sb3_pgr.offline.dataset import EPISODE_RETURN, Arrays, DatasetError, OfflineDataset, take
 
+_ROUNDING = 1e-5  # of actions that were clipped in other units
 NAMES = {
     "observations": ("observations", "obs", "states"),
     "actions": ("actions",),
@@ -158,6 +159,8 @@ def _length(arrays: dict[str, Any], source: str) -> int:
     for name, value in arrays.items():
         for key, part in value.items() if isinstance(value, Mapping) else [("", value)]:
             label = f"{name}/{key}" if key else name
+            if isinstance(part, Mapping):
+                raise DatasetError(f"{source}: {label} is a dict within a dict; give its parts as keys of {name}.")
             part = _array(part, label, source)
             lengths[label] = len(part) if part.ndim else 0
     if len(set(lengths.values())) > 1:
@@ -253,8 +256,11 @@ def _actions(actions: Arrays, space: spaces.Space | None, source: str, notes: li
     actions = actions.astype(np.float32).reshape(len(actions), -1) if actions.ndim < 2 else actions.astype(np.float32)
     if space is None:
         low, high = actions.min(0), actions.max(0)
-        if np.abs(actions).max() <= 1:
-            low, high = np.full_like(low, -1), np.full_like(high, 1)
+        over = np.abs(actions).max(tuple(range(1, actions.ndim))) > 1
+        if np.abs(actions).max() <= 1 + _ROUNDING:
+            low, high, actions = np.full_like(low, -1), np.full_like(high, 1), np.clip(actions, -1, 1)
+            if over.any():
+                notes.append(f"actions: {int(over.sum())} rows slightly outside of [-1, 1], clipped")
         else:
             notes.append(f"no action space given: taken as the range of the actions, {low.min():.3g} to {high.max():.3g}")
         return spaces.Box(low, np.where(high > low, high, low + 1).astype(np.float32), dtype=np.float32), actions

@@ -101,7 +101,10 @@ class _NumpyOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not run")
+            remedy = ""
+            if name.endswith("Buffer"):
+                remedy = "; if you trust the file, load it with SB3's load_from_pkl and give the buffer itself"
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not run{remedy}")
         return _KNOWN[module, name]
 
 
