@@ -189,7 +189,10 @@ def test_a_network_that_fails_now_and_then(monkeypatch):
 
 def test_only_one_attempt_owns_a_run(storage, monkeypatch, tmp_path):
     folder = tmp_path / RUN.path
-    for step, files in (("1000", ["manifest.json"]), ("2000", ["model.zip"])):  # the later one half-copied, without its manifest
+    for step, files in (
+        ("1000", ["manifest.json"]),
+        ("2000", ["model.zip"]),
+    ):  # the later one half-copied, without its manifest
         checkpoint = folder / f"redq/x-v0_1/checkpoints/step_{step:0>12}"
         checkpoint.mkdir(parents=True)
         (checkpoint / files[0]).touch()
