@@ -172,7 +172,8 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with h5py.File(path) as file:
             file.visititems(visit)
     except (OSError, RuntimeError, KeyError) as error:
-        raise DatasetError(f"{path} cannot be read as an HDF5 file: {error}") from None
+        kinds = "" if path.suffix in (".h5", ".hdf5") else "; it ends in neither .npz nor .pkl, so HDF5 was expected"
+        raise DatasetError(f"{path} cannot be read as an HDF5 file: {error}{kinds}") from None
     return arrays, {}
 
 

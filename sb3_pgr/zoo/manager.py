@@ -29,7 +29,7 @@ from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
-from sb3_pgr.offline.dataset import ENV_KWARGS, OfflineDataset
+from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
 from sb3_pgr.rewards import ClassifierReward
 from sb3_pgr.zoo.arguments import option
 from sb3_pgr.zoo.errors import UsageError
@@ -224,6 +224,8 @@ class Manager(ExperimentManager):
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         try:
             results = super().setup_experiment()
+        except DatasetError as error:  # it names its file
+            raise UsageError(str(error)) from error
         except (ValueError, AssertionError) as error:  # SB3 asserts what it cannot do
             raise UsageError(f"{self.config}: {error}") from error
         except TypeError as error:
