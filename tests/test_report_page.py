@@ -135,7 +135,9 @@ def test_steps_and_wall_clock(page):
     assert drawn(page, "curve-0")["td3"] == ([5, 10, 15, 20], [110, 111, 112, 113])  # 20
     assert page.execute_script("return document.getElementById('curve-0').layout.xaxis.title.text") == "seconds of training"
     assert "sac" not in drawn(page, "curve-1")
-    assert page.find_element(By.ID, "remark-1").text == "Not drawn, wall-clock time is not known, or their runs share none: sac."
+    assert (
+        page.find_element(By.ID, "remark-1").text == "Not drawn, wall-clock time is not known, or their runs share none: sac."
+    )
     click(page, "axis", "steps")
     assert drawn(page, "curve-0")["sac"][0] == [100, 200, 300, 400] and page.find_element(By.ID, "remark-1").text == ""
 
