@@ -3,45 +3,37 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.sac import SAC
-from torch.utils._pytree import tree_map
 
 from sb3_pgr.buffers import DemonstrationReplayBuffer, GraspReplayBuffer, sample_block
 from sb3_pgr.buffers.fields import scaled_actions
 from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
-from sb3_pgr.common.gradient_loop import run_gradient_loop
-from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import apply_gradients, gradients_of, set_learning_rate
 from sb3_pgr.common.vision import shifted
+from sb3_pgr.hybrid_sac.demonstrations import DemonstrationSAC
 from sb3_pgr.hybrid_sac.encoders import image_keys
 from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.hybrid_sac.grippers import gripper_indices as indices_of
 from sb3_pgr.hybrid_sac.grippers import to_classes, to_values
 from sb3_pgr.hybrid_sac.policies import CnnPolicy, HybridCritic, HybridPolicy, MlpPolicy, MultiInputPolicy
-from sb3_pgr.offline import DatasetError, OfflineDataset, load_dataset
-from sb3_pgr.offline.checks import with_spaces
-from sb3_pgr.offline.images import channels_first
+from sb3_pgr.offline import DatasetError, OfflineDataset
 
 ACTOR_VALUES = ("mean", "min")
 _SHIFT = 4  # pixels, as HIL-SERL and DrQ
-_ROUNDING = 1e-3  # of returns
-SelfHybridSAC = TypeVar("SelfHybridSAC", bound="HybridSAC")
 
 
-class HybridSAC(SAC):
+class HybridSAC(DemonstrationSAC):
     """
     SAC with a learned discrete gripper, from demonstrations and interventions (HIL-SERL, Luo et al. 2024,
     https://arxiv.org/abs/2410.21845; RLPD, Ball et al. 2023, https://arxiv.org/abs/2302.02948).
@@ -96,8 +88,6 @@ class HybridSAC(SAC):
     policy: HybridPolicy
     critic: HybridCritic  # type: ignore[assignment]
     critic_target: HybridCritic  # type: ignore[assignment]
-    replay_buffer: DemonstrationReplayBuffer
-    dataset: OfflineDataset | None = None
 
     def __init__(
         self,
@@ -251,8 +241,6 @@ class HybridSAC(SAC):
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
         self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
 
-    # Learning.
-
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         self.policy.set_training_mode(True)
         optimizers = [self.actor.optimizer, self.critic.optimizer]
@@ -355,87 +343,11 @@ class HybridSAC(SAC):
     def _ent_coef(self) -> th.Tensor:
         return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
 
-    # Data.
-
-    def add_demonstrations(self, demonstrations: Any) -> int:
-        """
-        Take transitions into the demonstrations, beside those that are there.
-
-        :param demonstrations: whatever ``load_dataset`` takes; what gripper commands cost is in ``grasp_penalty``, or 0
-        :return: number of transitions
-        :raises DatasetError: if they make no sense or do not fit the spaces
-        """
-        known = demonstrations is not None and demonstrations is self.dataset
-        dataset = demonstrations if known else self._fitted(demonstrations)
+    def _check_demonstrations(self, dataset: OfflineDataset) -> None:
         if np.abs(scaled_actions(dataset.actions, self.action_space)[:, self._continuous]).max() < 1e-6:
             raise DatasetError(f"{dataset.source}: nothing is done in these demonstrations, all actions are 0.")
         if self._grippers and "grasp_penalty" not in dataset.extras:
-            warnings.warn(f"{dataset.source} has no grasp_penalty: its gripper commands cost nothing.", stacklevel=2)
-        self._check_returns(dataset.returns_to_go(self.gamma))
-        self.replay_buffer.add_demonstrations(dataset)
-        observations = dataset.observations
-        if self._vec_normalize_env is not None:
-            observations = self._vec_normalize_env.normalize_obs(observations)
-        self._observe(observations)
-        return len(dataset)
-
-    def _fitted(self, demonstrations: Any) -> OfflineDataset:
-        """Loaded, with this model's spaces."""
-        dataset = channels_first(load_dataset(demonstrations), self.observation_space)
-        return with_spaces(dataset, self.observation_space, self.action_space)
-
-    def _check_returns(self, returns: np.ndarray) -> None:
-        """Say once that discounted returns lie outside of ``value_range``, to which targets are clipped."""
-        low, high = self.value_range
-        outside = returns[(returns < low - _ROUNDING) | (returns > high + _ROUNDING)]
-        if len(outside) and not self._warned_of_returns:
-            self._warned_of_returns = True
-            warnings.warn(
-                f"There are discounted returns of {outside[np.abs(outside).argmax()]:.4g}, outside of value_range={low, high} "
-                "to which values are clipped: give the range that the rewards allow, or None.",
-                stacklevel=2,
-            )
-
-    def _observe(self, observations: Any) -> None:
-        """Running statistics of the state; pictures have none."""
-        if isinstance(observations, dict):
-            observations = {key: value for key, value in observations.items() if key not in self._pictures}
-        if self._pictures != [""]:
-            self.policy.observe(tree_map(lambda value: th.as_tensor(value, device=self.device), observations))
-
-    def learn_offline(
-        self: SelfHybridSAC,
-        gradient_steps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1_000,
-        tb_log_name: str = "HybridSAC",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-        block_size: int = 20,
-    ) -> SelfHybridSAC:
-        """
-        Train on the demonstrations alone: no step is taken in the environment, and no live row is drawn. One timestep is one
-        full update.
-
-        Nothing here holds the policy to actions that were demonstrated, and values of others are guesses: on few successful
-        demonstrations it may fail where ``IQL`` or ``BC`` do not.
-
-        :param gradient_steps: full updates
-        :param block_size: updates between two calls of the callbacks, which are then called as many times
-        :raises ValueError: without demonstrations
-        """
-        if self.replay_buffer.demonstrations.size() == 0:
-            raise ValueError("There are no demonstrations to learn from; see add_demonstrations.")
-        total, callbacks = self._setup_learn(gradient_steps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self._offline = True
-        try:
-            run_gradient_loop(self, total, callbacks, block_size, log_interval, lambda: None)
-        finally:
-            self._offline = False
-        callbacks.on_training_end()
-        return self
-
-    # Acting.
+            warnings.warn(f"{dataset.source} has no grasp_penalty: its gripper commands cost nothing.", stacklevel=3)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -457,63 +369,6 @@ class HybridSAC(SAC):
         noise = np.array(noise)
         noise[..., self._grippers] = 0
         return noise
-
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: np.ndarray,
-        new_obs: Any,
-        reward: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
-        self._observe(new_obs)
-        self._check_returns(self.episode_log.step(reward, dones, infos))
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-
-    def begin_episodes(self) -> None:
-        """Forget the beginnings of the running episodes: all environments were reset."""
-        self.episode_log.begin()
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:  # the environments are reset
-            self.begin_episodes()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-
-    def dump_logs(self) -> None:
-        for name, value in self.episode_log.summary().items():
-            self.logger.record(f"rollout/{name}", value)
-        super().dump_logs()
-
-    def learn(
-        self: SelfHybridSAC,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = None,
-        tb_log_name: str = "HybridSAC",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfHybridSAC:
-        """
-        Train in the environment; offline, if there is a ``dataset``.
-
-        :param total_timesteps: environment steps; offline, full updates
-        :param log_interval: episodes between logs (4 by default); offline, full updates (1 000 by default)
-        """
-        if self.dataset is not None:
-            log_interval = 1_000 if log_interval is None else log_interval
-            return self.learn_offline(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        self._offline = False  # a checkpoint that was taken offline says otherwise
-        log_interval = 4 if log_interval is None else log_interval
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
         own = ["dataset", "episode_log", "_engine", "_compute_losses", "_continuous_columns", "_gripper_columns"]

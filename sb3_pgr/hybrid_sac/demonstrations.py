@@ -1,0 +1,175 @@
+"""What SAC needs to learn from demonstrations and interventions beside live experience."""
+
+import warnings
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.sac import SAC
+from torch.utils._pytree import tree_map
+
+from sb3_pgr.buffers import DemonstrationReplayBuffer
+from sb3_pgr.common.gradient_loop import run_gradient_loop
+from sb3_pgr.common.health import check_finite_transition
+from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
+from sb3_pgr.hybrid_sac.policies import HybridPolicy
+from sb3_pgr.offline import OfflineDataset, load_dataset
+from sb3_pgr.offline.checks import with_spaces
+from sb3_pgr.offline.images import channels_first
+
+_ROUNDING = 1e-3  # of returns
+SelfDemonstrationSAC = TypeVar("SelfDemonstrationSAC", bound="DemonstrationSAC")
+
+
+class DemonstrationSAC(SAC):
+    """
+    Base of ``HybridSAC``: demonstrations that are checked and kept, live steps that are watched, learning from demonstrations
+    alone. Losses and networks are its subclass's.
+    """
+
+    policy: HybridPolicy
+    replay_buffer: DemonstrationReplayBuffer
+    dataset: OfflineDataset | None = None
+    value_range: Any
+    episode_log: EpisodeLog
+    _pictures: list[str]
+    _offline: bool
+    _warned_of_returns: bool
+
+    def add_demonstrations(self, demonstrations: Any) -> int:
+        """
+        Take transitions into the demonstrations, beside those that are there.
+
+        :param demonstrations: whatever ``load_dataset`` takes; what gripper commands cost is in ``grasp_penalty``, or 0
+        :return: number of transitions
+        :raises DatasetError: if they make no sense or do not fit the spaces
+        """
+        known = demonstrations is not None and demonstrations is self.dataset
+        dataset = demonstrations if known else self._fitted(demonstrations)
+        self._check_demonstrations(dataset)
+        self._check_returns(dataset.returns_to_go(self.gamma))
+        self.replay_buffer.add_demonstrations(dataset)
+        observations = dataset.observations
+        if self._vec_normalize_env is not None:
+            observations = self._vec_normalize_env.normalize_obs(observations)
+        self._observe(observations)
+        return len(dataset)
+
+    def _fitted(self, demonstrations: Any) -> OfflineDataset:
+        """Loaded, with this model's spaces."""
+        dataset = channels_first(load_dataset(demonstrations), self.observation_space)
+        return with_spaces(dataset, self.observation_space, self.action_space)
+
+    def _check_returns(self, returns: np.ndarray) -> None:
+        """Say once that discounted returns lie outside of ``value_range``, to which targets are clipped."""
+        low, high = self.value_range
+        outside = returns[(returns < low - _ROUNDING) | (returns > high + _ROUNDING)]
+        if len(outside) and not self._warned_of_returns:
+            self._warned_of_returns = True
+            warnings.warn(
+                f"There are discounted returns of {outside[np.abs(outside).argmax()]:.4g}, outside of value_range={low, high} "
+                "to which values are clipped: give the range that the rewards allow, or None.",
+                stacklevel=2,
+            )
+
+    def _observe(self, observations: Any) -> None:
+        """Running statistics of the state; pictures have none."""
+        if isinstance(observations, dict):
+            observations = {key: value for key, value in observations.items() if key not in self._pictures}
+        if self._pictures != [""]:
+            self.policy.observe(tree_map(lambda value: th.as_tensor(value, device=self.device), observations))
+
+    def _check_demonstrations(self, dataset: OfflineDataset) -> None:
+        """Refuse, or warn of, demonstrations that fit the spaces but not the learner."""
+
+    def learn_offline(
+        self: SelfDemonstrationSAC,
+        gradient_steps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1_000,
+        tb_log_name: str = "HybridSAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        block_size: int = 20,
+    ) -> SelfDemonstrationSAC:
+        """
+        Train on the demonstrations alone: no step is taken in the environment, and no live row is drawn. One timestep is one
+        full update.
+
+        Nothing here holds the policy to actions that were demonstrated, and values of others are guesses: on few successful
+        demonstrations it may fail where ``IQL`` or ``BC`` do not.
+
+        :param gradient_steps: full updates
+        :param block_size: updates between two calls of the callbacks, which are then called as many times
+        :raises ValueError: without demonstrations
+        """
+        if self.replay_buffer.demonstrations.size() == 0:
+            raise ValueError("There are no demonstrations to learn from; see add_demonstrations.")
+        total, callbacks = self._setup_learn(gradient_steps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._offline = True
+        try:
+            run_gradient_loop(self, total, callbacks, block_size, log_interval, lambda: None)
+        finally:
+            self._offline = False
+        callbacks.on_training_end()
+        return self
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: Any,
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
+        self._observe(new_obs)
+        self._check_returns(self.episode_log.step(reward, dones, infos))
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def begin_episodes(self) -> None:
+        """Forget the beginnings of the running episodes: all environments were reset."""
+        self.episode_log.begin()
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:  # the environments are reset
+            self.begin_episodes()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def dump_logs(self) -> None:
+        for name, value in self.episode_log.summary().items():
+            self.logger.record(f"rollout/{name}", value)
+        super().dump_logs()
+
+    def learn(
+        self: SelfDemonstrationSAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = None,
+        tb_log_name: str = "HybridSAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfDemonstrationSAC:
+        """
+        Train in the environment; offline, if there is a ``dataset``.
+
+        :param total_timesteps: environment steps; offline, full updates
+        :param log_interval: episodes between logs (4 by default); offline, full updates (1 000 by default)
+        """
+        if self.dataset is not None:
+            log_interval = 1_000 if log_interval is None else log_interval
+            return self.learn_offline(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._offline = False  # a checkpoint that was taken offline says otherwise
+        log_interval = 4 if log_interval is None else log_interval
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
