@@ -1,0 +1,51 @@
+"""Tables of our own runs in the pages of offline learning say what the files of results say."""
+
+import json
+
+import pytest
+from documented import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results" / "offline_quality"
+ALGORITHMS = {"BC": "bc", "BC, best tenth": "bc_best", "TD3BC": "td3_bc", "IQL": "iql", "CQL": "cql", "BCQ": "bcq"}
+DATASETS = ("halfcheetah-medium-replay", "hopper-medium-replay", "walker2d-medium-replay")
+
+
+def returns(dataset: str, side: str, algo: str) -> str:
+    """Of the last policy, each seed."""
+    files = sorted((RESULTS / dataset).glob(f"{side}_{algo}_seed?.json"))
+    means = [json.loads(file.read_text())["curve"][-1]["return_mean"] for file in files]
+    return ", ".join(f"{mean:.0f}" for mean in means)
+
+
+def table(page: str, header: str) -> list[list[str]]:
+    """Rows below the header, each a list of cells."""
+    lines = (ROOT / "docs" / f"{page}.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(header)) + 2
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_all_of_them():
+    dataset, found = "", []
+    for name, algo, ours, peers in table("offline", "| dataset (mean return of the behaviour)"):
+        dataset = name.partition(" ")[0] or dataset
+        found.append((dataset, algo))
+        expected = [returns(dataset, side, ALGORITHMS[algo]) for side in ("sb3_pgr", "d3rlpy")]
+        assert [ours, peers] == expected, (dataset, algo)
+    assert found == [(dataset, algo) for dataset in DATASETS for algo in ALGORITHMS]
+
+
+@pytest.mark.parametrize("algo", ["td3_bc", "iql", "cql", "bcq"])
+def test_of_one_algorithm(algo):
+    sides = [("sb3_pgr", algo), ("d3rlpy", algo), ("sb3_pgr", "bc")]
+    expected = [[dataset, *(returns(dataset, *side) for side in sides)] for dataset in DATASETS]
+    assert table(algo, "| our dataset | ours | d3rlpy 2.8.1 | our BC") == expected
+
+
+def test_of_behaviour_cloning():
+    expected = [[dataset, *(returns(dataset, "sb3_pgr", algo) for algo in ("bc", "bc_best"))] for dataset in DATASETS]
+    assert table("bc", "| our dataset | BC | BC, best tenth |") == expected
