@@ -474,6 +474,17 @@ def test_moves_between_devices():
     assert pickle.loads(pickle.dumps(buffer)).observations.device.type == "cuda"
 
 
+def test_rows_that_fill_a_smaller_buffer():
+    large, small = (TensorReplayBuffer(size, OBS, ACT, device="cpu") for size in (100, 10))
+    zeros = (np.zeros((10, *shape)) for shape in (OBS.shape, OBS.shape, ACT.shape))
+    rows = *zeros, np.arange(10.0), np.zeros(10)
+    large.extend(*rows)
+    small.load_state_dict(large.state_dict())
+    assert small.full and small.pos == 0 and small.rewards[:, 0].tolist() == list(range(10))
+    small.add(*(part[:1] for part in rows[:3]), np.full(1, 50.0), np.zeros(1), [{}])
+    assert small.rewards[0, 0] == 50 and small.pos == 1
+
+
 def test_types_of_buffers_from_shapes():
     for kind in (TensorReplayBuffer, PrioritizedReplayBuffer, SequenceReplayBuffer):
         buffer = kind.from_shapes(40, (3,), 2, obs_dtype=np.float16, action_dtype=np.int32)

@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgr import REDQ
-from sb3_pgr.buffers import MixtureReplayBuffer, PrioritizedReplayBuffer, TensorReplayBuffer
+from sb3_pgr.buffers import MixtureReplayBuffer, PrioritizedReplayBuffer, SequenceReplayBuffer, TensorReplayBuffer
 from sb3_pgr.common.state import get_arrays, set_arrays
 
 OBS, ACT = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
@@ -197,6 +197,34 @@ def test_ends_of_episodes_reach_the_online_source(online_class):
 def test_refusals(shares, sources, message):
     with pytest.raises(ValueError, match=message):
         mixture(shares, sources)
+
+
+@pytest.mark.parametrize("sizes", [(50, 50), (50, 25)])
+def test_sources_of_one_seed_draw_otherwise(sizes):
+    th.manual_seed(0)
+    parts = [TensorReplayBuffer(size, OBS, ACT, device="cpu") for size in sizes]
+    buffer = mixture({"online": 1, "first": 1, "second": 1}, dict(zip(("first", "second"), parts, strict=True)))
+    for part in (buffer, *parts):  # rewards are numbers of rows
+        zeros = np.zeros((part.buffer_size, 1))
+        part.extend(
+            np.zeros((part.buffer_size, 2)), np.zeros((part.buffer_size, 2)), zeros, np.arange(part.buffer_size), zeros
+        )
+    rows = buffer.sample_block(20, 96).rewards.view(20, 3, 32) % min(sizes)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (rows[:, one] == rows[:, other]).float().mean() < 0.15
+
+
+def test_windows_are_not_joined():
+    windows = SequenceReplayBuffer(50, OBS, ACT, device="cpu", sequence_length=4)
+    with pytest.raises(ValueError, match="draws windows"):
+        mixture({"online": 1, "demos": 1}, {"demos": windows})
+    with pytest.raises(ValueError, match="draws windows"):
+        mixture(
+            {"online": 1, "demos": 1},
+            {"demos": filled(1)},
+            online_class=SequenceReplayBuffer,
+            online_kwargs=dict(sequence_length=4),
+        )
 
 
 def test_a_checkpoint_with_a_source_that_is_missing():

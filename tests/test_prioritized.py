@@ -189,6 +189,16 @@ def test_copies_continue_alike(copier):
         assert th.equal(getattr(first, name), getattr(second, name))
 
 
+def test_a_buffer_from_a_file_collects_no_draws():
+    buffer = new_buffer()
+    fill(buffer, 9)
+    buffer.remember_draws()
+    buffer.sample(4)
+    other = pickle.loads(pickle.dumps(buffer))
+    assert len(buffer.drawn) == 1 and other.drawn is None  # whoever wants them, asks again
+    other.update_priorities(np.arange(3, dtype=np.int32), np.ones(3))
+
+
 def test_n_steps_and_normalisation():
     env = VecNormalize(make_vec_env("Pendulum-v1"))
     env.reset()

@@ -112,6 +112,17 @@ def test_copies_are_whole(copier):
     assert not np.array_equal(other.observations, buffer.observations)
 
 
+def test_arrays_can_be_assigned():
+    buffer = TensorRolloutBuffer(8, VECTOR, spaces.Box(-1, 1, (2,)), "cpu", n_envs=2)
+    fill(buffer, VECTOR, spaces.Box(-1, 1, (2,)))
+    for name in ("rewards", "values", "log_probs", "advantages", "returns"):
+        before = getattr(buffer, name).copy()
+        setattr(buffer, name, getattr(buffer, name) + 1)
+        np.testing.assert_allclose(getattr(buffer, name), before + 1)
+    buffer.rewards += 1
+    assert (buffer.rewards == buffer._storage.field("rewards").numpy()).all()
+
+
 def test_misuse():
     with pytest.raises(ValueError, match="buffer_size=0"):
         TensorRolloutBuffer(0, VECTOR, ACTIONS["box"])

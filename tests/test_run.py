@@ -118,6 +118,29 @@ def test_bad_arguments(kwargs, message):
         REDQ("MlpPolicy", "Pendulum-v1", buffer_size=10, **kwargs)
 
 
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (dict(n_critics=2), "n_critics=2: the saved model has 4 critics"),
+        (dict(n_critics=8), "n_critics=8: the saved model has 4 critics"),
+        (dict(n_target_critics=20), "n_target_critics=20 must be between 1 and n_critics=4"),
+        (dict(target_mode="median"), "target_mode='median' is not known"),
+        (dict(policy_delay=0), "policy_delay=0 must be at least 1"),
+    ],
+)
+def test_bad_arguments_of_load(changed, message, tmp_path):
+    build("redq").save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=message):
+        REDQ.load(tmp_path / "model.zip", env=make_vec_env("Pendulum-v1"), **changed)
+
+
+def test_a_replay_buffer_of_another_discount(tmp_path):
+    build("redq", replay_buffer_kwargs=dict(n_steps=3)).save_replay_buffer(tmp_path / "buffer.pkl")
+    build("redq", replay_buffer_kwargs=dict(n_steps=3)).load_replay_buffer(tmp_path / "buffer.pkl")
+    with pytest.raises(ValueError, match=r"discounted by 0\.99, the model has gamma=0\.5"):
+        build("redq", gamma=0.5).load_replay_buffer(tmp_path / "buffer.pkl")
+
+
 class Poisoned(gym.Wrapper):
     """Pendulum that returns a bad number at one step."""
 

@@ -46,10 +46,29 @@ class GraspReplayBuffer(TensorReplayBuffer):
         timeouts: Any = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
+        if infos and len(infos) != self.n_envs:
+            raise ValueError(f"{self.n_envs} environments need as many infos, got {len(infos)}.")
         if extra is None:
             penalties = [info.get("grasp_penalty", 0.0) for info in infos] if infos else [0.0] * self.n_envs
             extra = {"grasp_penalties": _penalties(penalties, self.n_envs, 'info["grasp_penalty"]')}
         super().add(obs, next_obs, action, reward, done, infos, timeouts, extra)
+
+    def extend(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: Any,
+        reward: Any,
+        done: Any,
+        infos: list[list[dict[str, Any]]] | None = None,
+        timeouts: Any = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        if extra is None:
+            n = len(reward) * self.n_envs
+            penalties = [info.get("grasp_penalty", 0.0) for step in infos for info in step] if infos else [0.0] * n
+            extra = {"grasp_penalties": _penalties(penalties, n, 'info["grasp_penalty"]').reshape(-1, self.n_envs)}
+        super().extend(obs, next_obs, action, reward, done, infos, timeouts, extra)
 
     def rows(self, index: th.Tensor, env: VecNormalize | None = None, single_steps: bool = False) -> GraspSamples:
         samples = super().rows(index, env, single_steps)
@@ -66,7 +85,7 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
     transition is added to the demonstrations as well (HIL-SERL, Luo et al. 2024). Parameters not listed are those of
     ``MixtureReplayBuffer``.
 
-    :param demo_share: share of demonstrations in a batch; while there are none, all rows are live ones
+    :param demo_share: share of demonstrations in a batch; while there are none, all rows are live ones, even with a share of 1
     :param demo_size: how many transitions of demonstrations and interventions are held; by default as many as live ones.
         Memory is taken as they come
     :param online_class: class of both parts
@@ -117,7 +136,6 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             handle_timeout_termination=handle_timeout_termination,
             **(online_kwargs or {}),
         )
-        rows.generator.manual_seed((th.initial_seed() + 1) % 2**62)  # not the same draws as from the online source
         self.set_source(DEMONSTRATIONS, rows)
         self.n_interventions = 0
         self._warned_of_room = False
@@ -140,6 +158,12 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             obs_i, next_obs_i, action_i, reward_i, done_i = (_row(part, i) for part in (obs, next_obs, action, reward, done))
             self.demonstrations.add(obs_i, next_obs_i, action_i, reward_i, done_i, [infos[i]])
         self.n_interventions += len(taken_over)
+
+    def present_shares(self) -> dict[str, float]:
+        """As the mixture's; without demonstrations all rows are live ones, whatever their share."""
+        if self.demonstrations.size() == 0 and self.online.size() > 0:
+            return {ONLINE: 1.0, DEMONSTRATIONS: 0.0}
+        return super().present_shares()
 
     def extend(self, *args: Any, **kwargs: Any) -> None:
         """

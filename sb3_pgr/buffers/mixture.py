@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pgr.buffers.fields import FromShapes, check_counts
 from sb3_pgr.buffers.samples import WeightedSamples, sample_block
 from sb3_pgr.buffers.schedules import Schedule, schedule_value
+from sb3_pgr.buffers.sequence import SequenceReplayBuffer
 from sb3_pgr.buffers.storage import usable_device
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 from sb3_pgr.common.state import get_arrays, set_arrays, set_generator_state, truncate_episodes
@@ -38,7 +39,8 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
     :param optimize_memory_usage: of the online source
     :param handle_timeout_termination: of the online source
     :param shares: share of each source in a batch, in proportion to their sum: a number, ``(start, end,
-        n_transitions)`` for a linear schedule over the transitions added, or a function of their number
+        n_transitions)`` for a linear schedule over the transitions added, or a function of their number (no lambda if the
+        buffer is to be pickled)
     :param sources: replay buffers by name. They are not saved with a model's hyper-parameters if they are set with
         ``set_source`` instead
     :param online_class: class of the online source
@@ -102,8 +104,9 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         ``"disk"``, and only its batches are).
 
         :param name: one of the names in ``shares``
-        :param buffer: any replay buffer with the mixture's spaces
-        :raises ValueError: if the name has no share, or it is no replay buffer or one of other spaces
+        :param buffer: any replay buffer with the mixture's spaces. If it was seeded as another source, and would draw the same
+            numbers, it gets a seed of its own
+        :raises ValueError: if the name has no share, or it is no replay buffer, one of other spaces, or one of sequences
         """
         if not isinstance(buffer, ReplayBuffer):
             raise ValueError(f"Source {name!r} must be a replay buffer, not {type(buffer).__name__}.")
@@ -113,6 +116,10 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
             own, other = getattr(self, what), getattr(buffer, what)
             if _form(own) != _form(other):
                 raise ValueError(f"Source {name!r} has {what} {other}, the mixture {own}.")
+        others = [other for key, other in self.sources.items() if key != name]
+        if any(isinstance(part, SequenceReplayBuffer) for part in (buffer, *others)):
+            raise ValueError("A SequenceReplayBuffer draws windows, which a mixture does not join with other sources.")
+        _draw_otherwise(buffer, others)
         self.sources[name] = buffer
         buffer.device = self.device
 
@@ -308,6 +315,20 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
             if isinstance(source, TensorReplayBuffer):
                 set_generator_state(source.generator, random)
         self.n_added, self.n_drawn, self._carried = state["n_added"], dict(state["n_drawn"]), dict(state["carried"])
+
+
+def _draw_otherwise(buffer: ReplayBuffer, others: Sequence[ReplayBuffer]) -> None:
+    """Give the buffer another seed if one of the others has its."""
+    if not isinstance(buffer, TensorReplayBuffer):
+        return
+    taken = {
+        other.generator.initial_seed() for other in others if isinstance(other, TensorReplayBuffer) and other is not buffer
+    }
+    seed = given = buffer.generator.initial_seed()
+    while seed in taken:
+        seed = (seed + 1) % 2**62
+    if seed != given:
+        buffer.generator.manual_seed(seed)
 
 
 def _form(space: spaces.Space) -> Any:

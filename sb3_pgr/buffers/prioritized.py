@@ -29,7 +29,7 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
     :param args: positional arguments of ``TensorReplayBuffer``
     :param alpha: how much the priorities matter; 0 draws uniformly
     :param beta: how much of the bias the weights correct: a number, ``(start, end, n_transitions)`` for a linear
-        schedule over the transitions added, or a function of their number
+        schedule over the transitions added, or a function of their number (no lambda if the buffer is to be pickled)
     :param epsilon: added to every priority, so that no row is lost for good
     :param kwargs: keyword arguments of ``TensorReplayBuffer``
     :raises ValueError: if ``alpha`` is negative, ``epsilon`` is not positive or ``beta`` is not a schedule
@@ -137,7 +137,7 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         :raises ValueError: naming rows whose priority is NaN, infinite or negative; on a GPU, where waiting for the
             answer would stall it, at the following call. These rows keep the largest priority
         """
-        indices = th.as_tensor(indices, device=self._home).flatten()
+        indices = th.as_tensor(indices, dtype=th.int64, device=self._home).flatten()
         priorities = th.as_tensor(priorities, dtype=th.float32, device=self._home).detach().flatten()
         if len(indices) != len(priorities):
             raise ValueError(f"{len(indices)} indices need as many priorities, got {len(priorities)}.")
@@ -217,4 +217,4 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         priorities = state.pop("_priorities")
         super().__setstate__(state)
-        self._load_priorities(priorities)
+        self._load_priorities(priorities | {"drawn": None})  # nobody collects the draws of a buffer from a file yet

@@ -28,6 +28,19 @@ _GATHERED_BYTES = 2**24
 _VALUES, _LOG_PROBS, _ADVANTAGES, _RETURNS = range(4)
 
 
+def _put(target: th.Tensor, value: Any) -> None:
+    target.copy_(th.as_tensor(value).expand_as(target))
+
+
+def _estimate(column: int) -> property:
+    """An array of the buffer's estimates, which can be assigned."""
+
+    def get(buffer: "TensorRolloutBuffer") -> np.ndarray:
+        return buffer._estimates[..., column].cpu().numpy()
+
+    return property(get, lambda buffer, value: _put(buffer._estimates[..., column], value))
+
+
 class TensorRolloutBuffer(FromShapes, RolloutBuffer):
     """
     Drop-in for SB3's ``RolloutBuffer`` and ``DictRolloutBuffer`` (``rollout_buffer_class`` of ``PPO``, ``A2C`` and
@@ -71,7 +84,7 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         self._storage = RecordStorage(fields, buffer_size, n_envs, self.device)
         self._estimates = th.zeros(buffer_size, n_envs, 4, device=self.device)
 
-    # Arrays (buffer_size, n_envs), as SB3's algorithms read them for their logs.
+    # Arrays (buffer_size, n_envs), as SB3's algorithms read them for their logs. Assign whole ones: on a GPU they are copies.
 
     @property
     def observations(self) -> Any:  # type: ignore[override]
@@ -83,28 +96,21 @@ class TensorRolloutBuffer(FromShapes, RolloutBuffer):
         return self._storage.field("actions").cpu().numpy()
 
     @property
-    def rewards(self) -> np.ndarray:  # type: ignore[override]
+    def rewards(self) -> np.ndarray:
         return self._storage.field("rewards").cpu().numpy()
+
+    @rewards.setter
+    def rewards(self, value: Any) -> None:
+        _put(self._storage.field("rewards"), value)
 
     @property
     def episode_starts(self) -> np.ndarray:  # type: ignore[override]
         return self._storage.field("episode_starts").cpu().numpy()
 
-    @property
-    def values(self) -> np.ndarray:  # type: ignore[override]
-        return self._estimates[..., _VALUES].cpu().numpy()
-
-    @property
-    def log_probs(self) -> np.ndarray:  # type: ignore[override]
-        return self._estimates[..., _LOG_PROBS].cpu().numpy()
-
-    @property
-    def advantages(self) -> np.ndarray:  # type: ignore[override]
-        return self._estimates[..., _ADVANTAGES].cpu().numpy()
-
-    @property
-    def returns(self) -> np.ndarray:  # type: ignore[override]
-        return self._estimates[..., _RETURNS].cpu().numpy()
+    values: np.ndarray = _estimate(_VALUES)  # type: ignore[assignment]
+    log_probs: np.ndarray = _estimate(_LOG_PROBS)  # type: ignore[assignment]
+    advantages: np.ndarray = _estimate(_ADVANTAGES)  # type: ignore[assignment]
+    returns: np.ndarray = _estimate(_RETURNS)  # type: ignore[assignment]
 
     def reset(self) -> None:
         """Start a new rollout."""

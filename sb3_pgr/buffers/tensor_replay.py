@@ -426,7 +426,8 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         self._storage.load_state_dict(state["rows"])
         for name, ring in self._layout.rings.items():
             ring.restore(state["frames"][name])
-        self.pos, self.full = state["pos"], state["full"]
+        filled = state["full"] or state["pos"] == self.buffer_size  # by a larger buffer, to the brim
+        self.pos, self.full = state["pos"] % self.buffer_size, filled
         set_generator_state(self.generator, state["generator"])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -157,7 +157,6 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         self.imagination = self._make_imagination(device=self.device)
         self.imagination.require_memory(num_samples)
         synthetic = TensorReplayBuffer(num_samples, observation_space, action_space, self.device)
-        synthetic.generator.manual_seed((seed + 1) % 2**62)  # not the draws of the online source once more
         self.set_source(SYNTHETIC, synthetic)
         self.last_report: RefitReport | None = None
         self.relevance_log: dict[str, float] = {}

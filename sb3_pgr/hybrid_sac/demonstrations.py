@@ -1,19 +1,23 @@
 """What SAC needs to learn from demonstrations and interventions beside live experience."""
 
+import io
 import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.sac import SAC
 from torch.utils._pytree import tree_map
 
 from sb3_pgr.buffers import DemonstrationReplayBuffer
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.health import check_finite_transition
+from sb3_pgr.common.state import truncate_episodes
 from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.hybrid_sac.policies import HybridPolicy
 from sb3_pgr.offline import OfflineDataset, load_dataset
@@ -33,15 +37,47 @@ class DemonstrationSAC(SAC):
     policy: HybridPolicy
     replay_buffer: DemonstrationReplayBuffer
     dataset: OfflineDataset | None = None
+    dataset_fingerprint: str | None
     value_range: Any
     episode_log: EpisodeLog
     _pictures: list[str]
     _offline: bool
     _warned_of_returns: bool
+    _observed: list[str]  # fingerprints of demonstrations that are in the statistics of the state
+
+    @classmethod
+    def load(
+        cls: type[SelfDemonstrationSAC],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        demonstrations: Any = None,
+        dataset: Any = None,
+        **kwargs: Any,
+    ) -> SelfDemonstrationSAC:
+        """
+        As SB3's. Neither demonstrations nor a dataset are in the file.
+
+        :param demonstrations: to add; ``learn`` goes on in the environment
+        :param dataset: in place of demonstrations: ``learn`` is then ``learn_offline``
+        """
+        if demonstrations is not None and dataset is not None:
+            raise ValueError("Give demonstrations or dataset, not both.")
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        if dataset is not None:
+            model.dataset = demonstrations = model._fitted(dataset)
+            model.dataset_fingerprint = model.dataset.fingerprint
+        if demonstrations is not None:
+            model.add_demonstrations(demonstrations)
+        return model
 
     def add_demonstrations(self, demonstrations: Any) -> int:
         """
-        Take transitions into the demonstrations, beside those that are there.
+        Take transitions into the demonstrations, beside those that are there. Observations enter the statistics of the state
+        once: a loaded model knows them already.
 
         :param demonstrations: whatever ``load_dataset`` takes; what gripper commands cost is in ``grasp_penalty``, or 0
         :return: number of transitions
@@ -50,12 +86,14 @@ class DemonstrationSAC(SAC):
         known = demonstrations is not None and demonstrations is self.dataset
         dataset = demonstrations if known else self._fitted(demonstrations)
         self._check_demonstrations(dataset)
-        self._check_returns(dataset.returns_to_go(self.gamma))
+        observations, rewards, normalize = dataset.observations, dataset.rewards, self._vec_normalize_env
+        if normalize is not None:  # as batches are
+            observations, rewards = normalize.normalize_obs(observations), normalize.normalize_reward(rewards)
+        self._check_returns(replace(dataset, rewards=rewards).returns_to_go(self.gamma))
         self.replay_buffer.add_demonstrations(dataset)
-        observations = dataset.observations
-        if self._vec_normalize_env is not None:
-            observations = self._vec_normalize_env.normalize_obs(observations)
-        self._observe(observations)
+        if dataset.fingerprint not in self._observed:
+            self._observed.append(dataset.fingerprint)
+            self._observe(observations)
         return len(dataset)
 
     def _fitted(self, demonstrations: Any) -> OfflineDataset:
@@ -145,7 +183,12 @@ class DemonstrationSAC(SAC):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:  # the environments are reset
             self.begin_episodes()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            truncate_episodes(self.replay_buffer)
+        frames_are_shared, self.optimize_memory_usage = self.optimize_memory_usage, False
+        try:  # where they are shared, SB3 would have the newest row end its episode for good
+            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        finally:
+            self.optimize_memory_usage = frames_are_shared
 
     def dump_logs(self) -> None:
         for name, value in self.episode_log.summary().items():

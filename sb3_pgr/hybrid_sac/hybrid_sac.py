@@ -134,6 +134,9 @@ class HybridSAC(DemonstrationSAC):
             raise ValueError("Give setup_mode or gripper_indices, not both.")
         if demonstrations is not None and dataset is not None:
             raise ValueError("Give demonstrations or dataset, not both.")
+        for name in ("n_critics", "gripper_indices"):
+            if name in (policy_kwargs or {}):
+                raise ValueError(f"{name} is an argument of HybridSAC itself, not of policy_kwargs.")
         self.setup_mode = setup_mode
         self.gripper_indices = None if gripper_indices is None else tuple(gripper_indices)
         self.random_steps = random_steps
@@ -167,7 +170,7 @@ class HybridSAC(DemonstrationSAC):
             target_entropy=target_entropy,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
+            policy_kwargs=dict(policy_kwargs or {}),  # which is changed here
             verbose=verbose,
             seed=seed,
             device=choose_device(device, None if env is None else env.observation_space),
@@ -176,6 +179,7 @@ class HybridSAC(DemonstrationSAC):
         self.policy_kwargs.pop("use_sde", None)
         self.dataset_fingerprint: str | None = None
         self._warned_of_returns = False
+        self._observed = []
         if _init_setup_model:
             require_cuda(cuda_graph, self.device)
             if dataset is not None:
@@ -207,6 +211,9 @@ class HybridSAC(DemonstrationSAC):
                 f"replay_buffer_class={getattr(buffer_class, '__name__', None)} must be a DemonstrationReplayBuffer: "
                 "others know nothing of interventions."
             )
+        saved = self.policy_kwargs.get("n_critics", self.n_critics)
+        if saved != self.n_critics:
+            raise ValueError(f"n_critics={self.n_critics}: the saved model has {saved} critics.")
 
     def _setup_model(self) -> None:
         self._check_arguments()

@@ -94,7 +94,7 @@ class HybridCritic(EnsembleCritic):
         self._scaled = image_keys(self.observation_space) if self.normalize_images else []
         if n_commands:
             features_dim = self.features_extractor.features_dim
-            head = FullPrecisionLinear(net_arch[-1], n_commands)
+            head = FullPrecisionLinear(net_arch[-1] if net_arch else features_dim, n_commands)
             self.grasp = nn.Sequential(_layers(features_dim, net_arch, activation_fn), head)
             self.grasp.apply(_xavier)
 

@@ -258,7 +258,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             dataset.terminals | dataset.timeouts,
             timeouts=dataset.timeouts & ~dataset.terminals,
         )
-        rows.generator.manual_seed((th.initial_seed() + 1) % 2**62)
         self.replay_buffer.set_source(DATASET, rows)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:

@@ -1,5 +1,7 @@
 """Randomized Ensembled Double Q-Learning."""
 
+import io
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -98,13 +100,6 @@ class REDQ(SAC):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        if not 1 <= n_target_critics <= n_critics:
-            raise ValueError(f"n_target_critics={n_target_critics} must be between 1 and n_critics={n_critics}.")
-        for name, value in (("batch_size", batch_size), ("buffer_size", buffer_size), ("policy_delay", policy_delay)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
-        if target_mode not in TARGET_MODES:
-            raise ValueError(f"target_mode={target_mode!r} is not known; choose one of {', '.join(TARGET_MODES)}.")
         if "n_critics" in (policy_kwargs or {}):
             raise ValueError("n_critics is an argument of REDQ itself: REDQ(..., n_critics=2), not policy_kwargs.")
         self.n_critics = n_critics
@@ -144,7 +139,20 @@ class REDQ(SAC):
             require_cuda(cuda_graph, self.device)
             self._setup_model()
 
+    def _check_arguments(self) -> None:
+        """Those of the constructor, and those that ``load`` was given in place of the saved ones."""
+        if not 1 <= self.n_target_critics <= self.n_critics:
+            raise ValueError(f"n_target_critics={self.n_target_critics} must be between 1 and n_critics={self.n_critics}.")
+        for name in ("batch_size", "buffer_size", "policy_delay"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.target_mode not in TARGET_MODES:
+            raise ValueError(f"target_mode={self.target_mode!r} is not known; choose one of {', '.join(TARGET_MODES)}.")
+        if self.policy_kwargs["n_critics"] != self.n_critics:
+            raise ValueError(f"n_critics={self.n_critics}: the saved model has {self.policy_kwargs['n_critics']} critics.")
+
     def _setup_model(self) -> None:
+        self._check_arguments()
         if self.cuda_graph and (self.gradient_steps < 1 or self.gradient_steps % self.policy_delay):
             raise ValueError(
                 f"cuda_graph=True captures one block of updates; gradient_steps={self.gradient_steps} must be a multiple of "
@@ -157,6 +165,19 @@ class REDQ(SAC):
             self.replay_buffer_kwargs = {"gamma": self.gamma} | given
         super()._setup_model()
         self.replay_buffer_kwargs = given
+        self._check_discount()
+        self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
+        self._compute_critic_loss = self._engine.wrap(self._critic_loss)
+        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
+        self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
+        self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
+
+    def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        super().load_replay_buffer(path, truncate_last_traj)
+        self._check_discount()
+
+    def _check_discount(self) -> None:
+        """Refuse n-step returns of another gamma."""
         sources = getattr(self.replay_buffer, "sources", {}).values()
         n_step = [buffer for buffer in (self.replay_buffer, *sources) if getattr(buffer, "n_steps", 1) > 1]
         if n_step and sources:
@@ -164,11 +185,6 @@ class REDQ(SAC):
         for buffer in n_step:
             if buffer.gamma != self.gamma:
                 raise ValueError(f"n-step returns are discounted by {buffer.gamma}, the model has gamma={self.gamma}.")
-        self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
-        self._compute_critic_loss = self._engine.wrap(self._critic_loss)
-        self._compute_actor_loss = self._engine.wrap(self._actor_loss)
-        self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
-        self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         self.policy.set_training_mode(True)

@@ -15,7 +15,10 @@ from sb3_pgr.zoo.hyperparams import hyperparam_problems, keyword_problems
 from sb3_pgr.zoo.registry import resolve_algorithm
 from sb3_pgr.zoo.studies.run import FILES, Run
 
-DEFAULTS = {"eval_freq": 10_000, "eval_episodes": 10, "final_episodes": 100, "checkpoint_freq": 10_000, "video_freq": 0}
+DEFAULTS = {"eval_freq": 10_000, "eval_episodes": 10, "final_episodes": 100, "checkpoint_freq": 10_000}
+DEFAULTS |= {"video_freq": 0}
+OPTIONAL = ("save_freq",)  # no argument of a run unless given, so that studies begun before it go on
+MAY_BE_ZERO = ("checkpoint_freq", "video_freq", *OPTIONAL)
 LONGEST_NAME = 200  # bytes; with endings, file systems take 255
 VEC_ENV, VEC_ENVS = "vec_env", ("dummy", "subproc")
 REQUIRED = ("tasks", "algorithms", "seeds", "n_timesteps")
@@ -59,7 +62,7 @@ def runs_of(spec: dict[str, Any], threads: int = 1) -> list[Run]:
     """
     spec = DEFAULTS | spec
     common = ["-n", str(spec["n_timesteps"]), "--num-threads", str(threads), "--verbose", "0"]
-    for name in DEFAULTS:
+    for name in (*DEFAULTS, *(name for name in OPTIONAL if spec.get(name))):
         common += [f"--{name.replace('_', '-')}", str(spec[name])]
     runs = []
     for seed in spec["seeds"]:
@@ -90,15 +93,15 @@ def arms_of(algorithms: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _problems(spec: Any) -> list[str]:
     if not isinstance(spec, dict):
         return ["it must be a mapping"]
-    known = {*DEFAULTS, *REQUIRED}
+    known = {*DEFAULTS, *OPTIONAL, *REQUIRED}
     found = [f"unknown key '{key}'; there are {', '.join(sorted(known))}" for key in spec.keys() - known]
     found += [f"{key} is missing" for key in REQUIRED if not spec.get(key)]
     seeds = spec.get("seeds") or []
     right = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not right or len(set(seeds)) < len(seeds):
         found.append(f"seeds must be a list of different whole numbers from 0 on, not {seeds!r}")
-    for key in ("n_timesteps", *DEFAULTS):
-        least = 0 if key in ("checkpoint_freq", "video_freq") else 1
+    for key in ("n_timesteps", *DEFAULTS, *OPTIONAL):
+        least = 0 if key in MAY_BE_ZERO else 1
         if key in spec and (type(spec[key]) is not int or spec[key] < least):
             found.append(f"{key} must be a whole number of at least {least}, not {spec[key]!r}")
     tasks, algorithms = spec.get("tasks") or {}, spec.get("algorithms") or {}
