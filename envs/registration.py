@@ -1,6 +1,7 @@
 """Gymnasium ids: DeepMind Control tasks, and help for ids that do not exist."""
 
 import difflib
+import importlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -135,14 +136,24 @@ def resolve_env_id(env_id: str) -> str:
     """
     Check an id before anything is built.
 
+    :param env_id: or ``module:id``, as ``gym.make`` takes it: the module is imported, which registers it
     :return: the id itself
     :raises gymnasium.error.Error: on an unknown id, with the nearest ones; on a retired one, with its successor
     """
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise gym.error.NameNotFound(f"{module}:{env_id}: there is no module '{error.name}'.") from None
     successor = _successor_of_retired(env_id)
     if successor is not None:
         refuse_retired(env_id, successor)
     if env_id not in gym.registry:
         nearest = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
-        raise gym.error.NameNotFound(f"There is no environment '{env_id}'.{hint} `sb3-pgr list-envs` prints them all.")
+        raise gym.error.NameNotFound(
+            f"There is no environment '{env_id}'.{hint} `sb3-pgr list-envs` prints those of this library; one of your own is "
+            "named with the module that registers it, my_package:MyEnv-v0."
+        )
     return env_id

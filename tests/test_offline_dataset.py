@@ -17,8 +17,9 @@ from sb3_pgr import BC, IQL, TensorReplayBuffer
 from sb3_pgr.offline import DatasetError, OfflineDataset, load_dataset
 from sb3_pgr.offline.dataset import concatenate
 from sb3_pgr.offline.description import summary
+from sb3_pgr.offline.minari_format import save_minari
 from sb3_pgr.offline.off_policy_evaluation import FQE, off_policy_scores
-from sb3_pgr.offline.readers import save_minari, save_npz
+from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.offline.transforms import reward_map
 from sb3_pgr.zoo import dataset as command
 from sb3_pgr.zoo.errors import UsageError

@@ -242,3 +242,20 @@ def test_values_of_every_algorithm(kind):
 def test_models_without_critics_are_refused():
     with pytest.raises(ValueError, match="has no critic"):
         ModelValues(object(), lambda obs: obs)
+
+
+class Valueless(Relevance):
+    pass
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (lambda transitions: transitions["rewards"], "must be a name"),
+        (Valueless, "must be a name.*an instance"),
+        (Valueless(), r"Valueless must define values\(transitions\)"),
+    ],
+)
+def test_what_is_no_relevance(given, message):
+    with pytest.raises(ValueError, match=message):
+        make_relevance(given)

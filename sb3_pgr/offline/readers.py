@@ -16,10 +16,10 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer
 from sb3_pgr.buffers.fields import as_array
 from sb3_pgr.offline.checks import dataset_from_arrays, with_spaces
-from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.minari_format import from_minari, open_minari
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
 
-MINARI = "minari:"  # before the id, in the source of a dataset
 _META = "sb3_pgr/metadata"
 
 
@@ -44,14 +44,14 @@ def load_dataset(
     if isinstance(source, Mapping):
         return dataset_from_arrays(source, "arrays", *given)
     if hasattr(source, "iterate_episodes"):
-        return _from_minari(source, *given)
+        return from_minari(source, *given)
     if not isinstance(source, str | os.PathLike):
         raise DatasetError(
             f"A dataset is a path, a Minari id, a replay buffer or a mapping of arrays, not {type(source).__name__}."
         )
     path = Path(source)
     if path.is_dir():
-        return _from_minari(_open_minari(path), *given)
+        return from_minari(open_minari(path), *given)
     if path.is_file() and path.suffix in (".pkl", ".pickle"):
         return dataset_from_arrays(transitions_of(read_pickle(path), str(path)), str(path), *given)
     if path.is_file():
@@ -67,7 +67,15 @@ def load_dataset(
         )
     if path.suffix in (".npz", ".hdf5", ".h5", ".pkl", ".pickle") or len(path.parts) > 4:
         raise DatasetError(f"There is no file {path}.")
-    return _from_minari(_open_minari(str(source)), *given)
+    return from_minari(open_minari(str(source)), *given)
+
+
+def env_id_of(path: str | Path) -> str | None:
+    """Environment that an npz file of ours is from, read without its rows; none if nobody knows."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return json.loads(str(file[_META])).get("env_id") if _META in file.files else None
 
 
 def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
@@ -100,55 +108,10 @@ def _bounds_of_vector(space: spaces.Space) -> list[list[float]] | None:
     return None
 
 
-def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
-    """
-    Create a local Minari dataset; extras become infos, in which there is a row for the reset too (of zeros).
-
-    :param dataset_id: e.g. ``"halfcheetah/medium-v0"``
-    :param kwargs: for ``minari.create_dataset_from_buffers``
-    """
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
-    episodes = []
-    for start, end in zip(dataset.episode_starts, dataset.episode_ends, strict=True):
-        observations = _with_last(dataset.observations, dataset.next_observations, start, end)
-        truncations = dataset.timeouts[start : end + 1].copy()
-        truncations[-1] |= not dataset.terminals[end]
-        episodes.append(
-            EpisodeBuffer(
-                observations=observations,
-                actions=dataset.actions[start : end + 1],
-                rewards=dataset.rewards[start : end + 1].tolist(),
-                terminations=dataset.terminals[start : end + 1].tolist(),
-                truncations=truncations.tolist(),
-                infos={name: _after_reset(column[start : end + 1]) for name, column in dataset.extras.items()},
-            )
-        )
-    reference = dataset.metadata.get("reference")
-    if reference is not None:
-        kwargs = {"ref_min_score": reference["random"], "ref_max_score": reference["expert"], **kwargs}
-    return minari.create_dataset_from_buffers(
-        dataset_id,
-        episodes,
-        observation_space=dataset.observation_space,
-        action_space=dataset.action_space,
-        **{"env": dataset.env_id, **kwargs},
-    )
-
-
-def _after_reset(column: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros_like(column[:1]), column])
-
-
-def _with_last(observations: Any, next_observations: Any, start: int, end: int) -> Any:
-    if isinstance(observations, dict):
-        return {key: _with_last(observations[key], next_observations[key], start, end) for key in observations}
-    return np.concatenate([observations[start : end + 1], next_observations[end : end + 1]])
-
-
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is no such file, or was cut off")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -175,67 +138,6 @@ def _read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         kinds = "" if path.suffix in (".h5", ".hdf5") else "; it ends in neither .npz nor .pkl, so HDF5 was expected"
         raise DatasetError(f"{path} cannot be read as an HDF5 file: {error}{kinds}") from None
     return arrays, {}
-
-
-def _open_minari(source: str | Path) -> Any:
-    try:
-        import minari
-    except ModuleNotFoundError:
-        raise DatasetError(f"Reading {source} needs Minari: pip install 'sb3_pgr[offline]'") from None
-    try:
-        if isinstance(source, Path):
-            return minari.MinariDataset(source / "data" if (source / "data").is_dir() else source)
-        return minari.load_dataset(source)
-    except Exception as error:  # Minari raises plain exceptions of many kinds
-        raise DatasetError(f"{source} is neither a file nor a Minari dataset on this machine: {error}") from None
-
-
-def _from_minari(dataset: Any, observation_space: spaces.Space | None, action_space: spaces.Space | None) -> OfflineDataset:
-    columns: dict[str, list[Any]] = {name: [] for name in ("observations", "next_observations")}
-    plain: dict[str, list[np.ndarray]] = {name: [] for name in ("actions", "rewards", "terminals", "timeouts")}
-    infos: list[dict[str, np.ndarray]] = []
-    for episode in dataset.iterate_episodes():
-        infos.append(_numbers_of_steps(episode.infos, len(episode.rewards)))
-        columns["observations"].append(_cut(episode.observations, slice(None, -1)))
-        columns["next_observations"].append(_cut(episode.observations, slice(1, None)))
-        plain["actions"].append(np.asarray(episode.actions))
-        plain["rewards"].append(np.asarray(episode.rewards))
-        plain["terminals"].append(np.asarray(episode.terminations))
-        truncations = np.array(episode.truncations)
-        truncations[-1] |= not episode.terminations[-1]
-        plain["timeouts"].append(truncations)
-    if not plain["rewards"]:
-        raise DatasetError(f"Minari dataset {dataset.id} has no episodes.")
-    arrays = {name: join(parts) for name, parts in columns.items()}
-    arrays |= {name: np.concatenate(parts) for name, parts in plain.items()}
-    for name, first in infos[0].items():
-        if name not in arrays and all(name in info and info[name].shape[1:] == first.shape[1:] for info in infos):
-            arrays[name] = np.concatenate([info[name] for info in infos])
-    env_id = None if dataset.env_spec is None else dataset.env_spec.id
-    references = {name: dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score")}
-    if dataset.env_spec is not None and dataset.env_spec.kwargs:
-        references[ENV_KWARGS] = dict(dataset.env_spec.kwargs)
-    observation_space = dataset.observation_space if observation_space is None else observation_space
-    action_space = dataset.action_space if action_space is None else action_space
-    return dataset_from_arrays(arrays, f"{MINARI}{dataset.id}", observation_space, action_space, env_id, references)
-
-
-def _numbers_of_steps(infos: Mapping[str, Any] | None, steps: int) -> dict[str, np.ndarray]:
-    """Of what an episode tells beside its transitions, what has a number, or an array of such, for each step."""
-    found = {name: np.asarray(values) for name, values in (infos or {}).items() if not isinstance(values, Mapping)}
-    return {
-        name: values[-steps:]  # the first of one more is of the reset
-        for name, values in found.items()
-        if values.dtype.kind in "bifu" and values.ndim and len(values) in (steps, steps + 1)
-    }
-
-
-def _cut(observations: Any, rows: slice) -> Any:
-    if isinstance(observations, Mapping):
-        return {key: _cut(value, rows) for key, value in observations.items()}
-    if isinstance(observations, tuple):
-        raise DatasetError("Tuple observations are not supported.")
-    return np.asarray(observations)[rows]
 
 
 def _arrays(value: Any) -> Any:

@@ -146,6 +146,9 @@ class REDQ(SAC):
         for name in ("batch_size", "buffer_size", "policy_delay"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("gamma", "tau"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1.")
         if self.target_mode not in TARGET_MODES:
             raise ValueError(f"target_mode={self.target_mode!r} is not known; choose one of {', '.join(TARGET_MODES)}.")
         if self.policy_kwargs["n_critics"] != self.n_critics:

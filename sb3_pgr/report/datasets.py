@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sb3_pgr.offline.dataset import DatasetError
 from sb3_pgr.offline.description import draw, problems, summary
-from sb3_pgr.offline.readers import MINARI, load_dataset
+from sb3_pgr.offline.minari_format import MINARI
+from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.report.run import Run
 from sb3_pgr.report.scores import Scores
 from sb3_pgr.report.tasks import Task

@@ -7,7 +7,7 @@ import numpy as np
 
 from sb3_pgr.common.run_files import CHECKPOINTS, SCORES, VIDEOS, read_evaluations
 from sb3_pgr.generative.diagnostics import FOLDER as DIAGNOSTICS
-from sb3_pgr.offline.readers import MINARI
+from sb3_pgr.offline.minari_format import MINARI
 from sb3_pgr.report.clock import Clock
 from sb3_pgr.report.folders import Place
 from sb3_pgr.report.scores import Scores, read_scores

@@ -33,6 +33,18 @@ def values(argv: list[str], *flags: str) -> list[str]:
     return found
 
 
+def with_packages(argv: list[str]) -> list[str]:
+    """``--env module:id`` as ``--env id --gym-packages module``, which RL Zoo understands, and who reads a run later."""
+    module, _, env_id = (option(argv, "--env") or "").rpartition(":")
+    if not module:
+        return argv
+    packages, kept, skipping = [*values(argv, "--gym-packages"), module], list[str](), False
+    for argument in argv:
+        skipping = argument == "--gym-packages" or (skipping and not argument.startswith("-"))
+        kept += [] if skipping else [argument]
+    return [*kept, "--env", env_id, "--gym-packages", *dict.fromkeys(packages)]
+
+
 def import_gym_packages(names: list[str]) -> None:
     """
     Import packages that register environments; the current folder is looked in too, as RL Zoo does.

@@ -97,7 +97,11 @@ def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str,
             storage.write_json(STUDY, study | {"folder": os.getcwd()})
             if is_local:
                 jobs = options["jobs"] or max(usable_cores() // options["cpus"], 1)
-                failed = run_here(runs, output, jobs, options["cpus"], lock)
+                try:
+                    failed = run_here(runs, output, jobs, options["cpus"], lock)
+                except KeyboardInterrupt:
+                    print(f"Stopped. Go on with: sb3-pgr benchmark resume {output}", flush=True)
+                    raise
             else:
                 todo = _not_finished(runs, storage)
                 print(f"{len(runs)} runs, {len(runs) - len(todo)} finished before.")
@@ -106,11 +110,16 @@ def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str,
                 failed = run_on_cluster(todo, storage, **chosen) if todo else []
                 _fetch(runs, storage, output)
     for run in failed:
-        print(f"Failed: {run}, see {output / run.log}", file=sys.stderr)
+        print(f"Failed: {run}, see {output / run.log}: {_last_line(output / run.log)}", file=sys.stderr)
     if len(failed) < len(runs):
         _report(runs, output)
     if failed:
         sys.exit(1)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it is empty")
 
 
 def usable_cores() -> int:

@@ -1,6 +1,7 @@
 """``collect``: a dataset of what a trained agent, chance, or both do; or of what a run has seen while it learned."""
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.offline.collection import collect
 from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset, save_npz
-from sb3_pgr.zoo.arguments import import_gym_packages
+from sb3_pgr.zoo.arguments import import_gym_packages, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.interrupts import termination_interrupts
 from sb3_pgr.zoo.registry import register, resolve_algorithm
@@ -31,7 +32,7 @@ from sb3_pgr.zoo.saved_model import SavedModel, add_model_options, chosen_model,
 def main() -> None:
     """Write an npz file under D4RL's names. Ctrl-C keeps the episodes that are finished."""
     register()
-    args = _parser().parse_args()
+    args = _parser().parse_args(with_packages(sys.argv[1:]))
     import_gym_packages(args.gym_packages)
     resolve_env_id(args.env)
     if args.output.suffix != ".npz":
@@ -139,10 +140,10 @@ def _behaviour(args: argparse.Namespace, n_envs: int) -> tuple[Any, VecEnv, str,
     if args.random:
         return None, make_vec_env(lambda: gym.make(args.env), n_envs, args.seed), "random", {}
     saved = chosen_model(args)
-    model = saved.load()
+    model, env = saved.load_with_env(args.env, args.seed, n_envs)
     print(f"Behaviour: {saved.path}")
     behaviour = f"{saved.algo} after {model.num_timesteps} steps"
-    return model, saved.make_env(args.env, args.seed, n_envs), behaviour, _of_environment(saved, args.env)
+    return model, env, behaviour, _of_environment(saved, args.env)
 
 
 def _of_environment(saved: SavedModel, env_id: str) -> dict[str, Any]:

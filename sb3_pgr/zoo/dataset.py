@@ -5,7 +5,9 @@ from pathlib import Path
 
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, concatenate
 from sb3_pgr.offline.description import draw, problems, summary
-from sb3_pgr.offline.readers import load_dataset, save_minari, save_npz
+from sb3_pgr.offline.minari_format import save_minari
+from sb3_pgr.offline.readers import load_dataset, save_npz
+from sb3_pgr.zoo.arguments import import_gym_packages
 from sb3_pgr.zoo.errors import UsageError
 
 
@@ -24,11 +26,15 @@ def main() -> None:
             sub.add_argument("-o", "--output", type=Path, help="the picture (default: <name>.png beside the file)")
         if verb == "convert":
             sub.add_argument("target", help="path ending in .npz, or an id like name/kind-v0 for Minari")
+            sub.add_argument(
+                "--gym-packages", nargs="+", default=[], help="packages that register the environment, which Minari asks for"
+            )
     mix = verbs.add_parser("mix", help="join datasets, or a number of rows of each, drawn by whole episodes")
     mix.add_argument("target", type=Path, help="the npz file to write")
     mix.add_argument("sources", nargs="+", metavar="FILE[:ROWS]", help="datasets to join")
     mix.add_argument("--seed", type=int, default=0, help="of the episodes drawn")
     args = parser.parse_args()
+    import_gym_packages(getattr(args, "gym_packages", []))
     try:
         if args.verb == "mix":
             _mix(args.target, args.sources, args.seed)
@@ -85,9 +91,13 @@ def _convert(dataset: OfflineDataset, target: str) -> None:
 def _mix(target: Path, sources: list[str], seed: int) -> None:
     if target.suffix != ".npz":
         raise UsageError(f"{target}: only .npz files are written.")
+    if target.exists():
+        raise UsageError(f"{target} exists; the first name is the file to write, the others are what is mixed.")
     parts, shares = [], []
     for source in sources:
         name, _, rows = source.rpartition(":")
+        if name.endswith(".npz") and not rows.isdigit():
+            raise UsageError(f"{source}: after the colon stands a number of rows.")
         name, wanted = (name, int(rows)) if name and rows.isdigit() else (source, None)
         part = load_dataset(name)
         if wanted is not None and wanted > len(part):

@@ -2,15 +2,16 @@
 
 import os
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import rl_zoo3.enjoy
 
 from sb3_pgr.envs import resolve_env_id
-from sb3_pgr.zoo.arguments import import_gym_packages, option, values
+from sb3_pgr.zoo.arguments import import_gym_packages, option, values, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
-from sb3_pgr.zoo.run_folder import find_runs
+from sb3_pgr.zoo.run_folder import env_name_of, find_runs
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     :raises UsageError: on names that do not exist, or if there is no such run
     """
     register()
-    argv = sys.argv[1:]
+    argv = with_packages(sys.argv[1:])
     if not {"-h", "--help"} & set(argv):
         folder = option(argv, "-f", "--folder")
         if folder is None:
@@ -35,13 +36,35 @@ def main() -> None:
         runs = find_runs(folder, env_id, algo)
         if not runs:
             raise UsageError(f"There is no run of {algo} on {env_id} in {folder}.")
-        if "--exp-id" not in argv and not any(runs[0].glob("*.zip")):
-            raise UsageError(f"{runs[0]} did not end with a model; `sb3-pgr record-video` takes its checkpoints.")
+        chosen = option(argv, "--exp-id")
+        if chosen is None:
+            argv += ["--exp-id", _number(_newest_with_a_model(runs))]
+        elif chosen.isdigit() and int(chosen) > 0 and chosen not in map(_number, runs):
+            there = ", ".join(sorted(map(_number, runs), key=int))
+            raise UsageError(f"There is no run {chosen} of {algo} on {env_id} in {folder}; there are {there}.")
         if not _can_show(env_id) and "--no-render" not in argv:
             argv.append("--no-render")
             print("Nothing is shown here; `sb3-pgr record-video` films the agent.")
     sys.argv = [sys.argv[0], *argv]
     rl_zoo3.enjoy.enjoy()
+
+
+def _newest_with_a_model(runs: list[Path]) -> Path:
+    """
+    :param runs: newest first
+    :raises UsageError: if none ended with a model
+    """
+    ended = [run for run in runs if any(run.glob("*.zip"))]
+    if not ended:
+        raise UsageError(f"{runs[0]} did not end with a model; `sb3-pgr record-video` takes its checkpoints.")
+    if ended[0] != runs[0]:
+        print(f"{runs[0]} did not end with a model; this is {ended[0]}.")
+    return ended[0]
+
+
+def _number(run: Path) -> str:
+    """RL Zoo's, at the end of the folder's name."""
+    return run.name.removeprefix(f"{env_name_of(run)}_").partition("_")[0]
 
 
 def _can_show(env_id: str) -> bool:

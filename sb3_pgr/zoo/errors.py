@@ -1,5 +1,6 @@
 """What the command line says when it cannot go on."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ def plain_errors() -> Iterator[None]:
     except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
         print(f"sb3-pgr: {error.filename}: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -48,6 +48,7 @@ from sb3_pgr.zoo.run_folder import (
 from sb3_pgr.zoo.scores import SCORES, report_scores
 
 FINAL_EPISODES, FINAL_ENVS = 100, 10  # of the last evaluation
+_MULTI = "MultiInputPolicy"  # what SB3 asks for
 
 
 @dataclass
@@ -101,6 +102,12 @@ class Manager(ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             hyperparams, saved = super().read_hyperparameters()
+        except AttributeError:  # no mapping of names to settings
+            raise UsageError(f"{self.config} must map environments, or `default`, to their hyper-parameters.") from None
+        except ValueError as error:
+            if "Hyperparameters not found" not in str(error):
+                raise
+            raise UsageError(f"{self.config} has neither settings for {self.env_name.gym_id} nor a `default`.") from None
         except FileNotFoundError:
             raise UsageError(f"There is no configuration file {self.config}.") from None
         except yaml.YAMLError as error:
@@ -222,16 +229,13 @@ class Manager(ExperimentManager):
         return super()._maybe_normalize(watched, eval_env)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        before = set(Path(self.log_path).glob("*"))
         try:
-            results = super().setup_experiment()
-        except DatasetError as error:  # it names its file
-            raise UsageError(str(error)) from error
-        except (ValueError, AssertionError) as error:  # SB3 asserts what it cannot do
-            raise UsageError(f"{self.config}: {error}") from error
-        except TypeError as error:
-            if "unexpected keyword argument" not in str(error):
-                raise
-            raise UsageError(f"{self.config}: {error}") from error
+            results = self._set_up()
+        except UsageError:
+            for folder in set(Path(self.log_path).glob("*")) - before:  # what never began
+                shutil.rmtree(folder)
+            raise
         if results is None:
             return None
         model, saved_hyperparams = results
@@ -249,11 +253,34 @@ class Manager(ExperimentManager):
         model.set_logger(self._logger(model))
         return model, saved_hyperparams
 
+    def _set_up(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """RL Zoo's, whose refusals are no bugs."""
+        where = f"{self.algo} on {self.env_name.gym_id}"
+        try:
+            return super().setup_experiment()
+        except UsageError:
+            raise
+        except DatasetError as error:  # it names its file
+            raise UsageError(str(error)) from error
+        except (ValueError, AssertionError) as error:  # SB3 asserts what it cannot do
+            advice = (
+                "; choose it by -params policy:\"'MultiInputPolicy'\", or in a file for -conf." if _MULTI in str(error) else ""
+            )
+            raise UsageError(f"{where}: {error}{advice}") from error
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise UsageError(f"{where}: {error}.") from error
+
     def _require_same_dataset(self, model: BaseAlgorithm) -> None:
         before = read_run_file(self.save_path)["dataset_fingerprint"]
         now = getattr(model, "dataset_fingerprint", None)
         if before is not None and before != now:
-            raise UsageError(f"{self.extras.dataset} is not what the run learned from: {now}, then {before}.")
+            stored = read_run_file(self.save_path)["argv"]
+            raise UsageError(
+                f"{self.extras.dataset} is not what the run learned from, which was {option(stored, '--dataset')} as it was "
+                f"then (fingerprints {str(before)[:12]} then, {str(now)[:12]} now)."
+            )
 
     def _drop_impossible_checkpoint(self, model: BaseAlgorithm) -> None:
         reason = why_not_resumable(model)

@@ -58,14 +58,18 @@ def check_demonstrations(algorithm: type, demonstrations: str | None) -> None:
         raise UsageError(str(error)) from None
 
 
-def environment_of(dataset: OfflineDataset) -> list[str]:
-    """Arguments that name the dataset's environment, or a stand-in that has just its spaces."""
+def environment_of(dataset: OfflineDataset, evaluated: bool = True) -> list[str]:
+    """
+    Arguments that name the dataset's environment, or a stand-in that has just its spaces.
+
+    :param evaluated: whether evaluations are wanted, for which a named environment must be there
+    """
     if dataset.env_id in gym.registry:
         return ["--env", str(dataset.env_id)]
-    if dataset.env_id is not None:
+    if dataset.env_id is not None and evaluated:
         raise UsageError(
             f"{dataset.source} is from {dataset.env_id}, which is not registered here; --gym-packages NAME imports what "
-            "registers it, --env ID names another."
+            "registers it, --env ID names another, --eval-freq -1 trains without evaluations."
         )
     env_id = f"{STAND_IN}{re.sub(r'[^A-Za-z0-9_-]', '-', Path(dataset.source).stem)}-v0"
 
@@ -73,5 +77,6 @@ def environment_of(dataset: OfflineDataset) -> list[str]:
         return SpacesOnly(dataset.observation_space, dataset.action_space)
 
     gym.register(env_id, stand_in)
-    print("Nothing says which environment the dataset is from, so there are no evaluations; --env ID names it.")
+    if dataset.env_id is None:
+        print("Nothing says which environment the dataset is from, so there are no evaluations; --env ID names it.")
     return ["--env", env_id, "--eval-freq", "-1"]

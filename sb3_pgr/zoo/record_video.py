@@ -1,6 +1,7 @@
 """``record-video``: film a saved agent; by default the last model of the newest run."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rl_zoo3.utils import StoreDict
@@ -9,7 +10,7 @@ from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.common.video import record_episodes
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.envs.rendering import require_renderer
-from sb3_pgr.zoo.arguments import import_gym_packages
+from sb3_pgr.zoo.arguments import import_gym_packages, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.rendering import chosen_size, render_kwargs
@@ -20,9 +21,12 @@ from sb3_pgr.zoo.saved_model import add_model_options, chosen_model
 def main() -> None:
     """Write ``<run>/videos/<env>_<timesteps>.mp4``."""
     register()
-    args = _parser().parse_args()
+    args = _parser().parse_args(with_packages(sys.argv[1:]))
     import_gym_packages(args.gym_packages)
-    resolve_env_id(args.env)
+    if not args.list_models:
+        resolve_env_id(args.env)
+    if args.episodes < 1:
+        raise UsageError("--episodes must be at least 1.")
     if args.algo is not None:
         resolve_algorithm(args.algo)
     if args.list_models:
@@ -34,8 +38,7 @@ def main() -> None:
         require_renderer()
     except RuntimeError as error:
         raise UsageError(str(error)) from None
-    model = saved.load()
-    env = saved.make_env(args.env, args.seed, **render_kwargs(args.env, args.env_kwargs, size))
+    model, env = saved.load_with_env(args.env, args.seed, **render_kwargs(args.env, args.env_kwargs, size))
     path = args.output or saved.run / VIDEOS / f"{args.env.replace('/', '-')}_{model.num_timesteps}.mp4"
     print(f"Filming {saved.path}")
     try:

@@ -77,10 +77,15 @@ def find_runs(logs: str | Path, env_id: str, algo: str | None = None) -> list[Pa
     return sorted(runs, key=lambda run: started[run].stat().st_mtime, reverse=True)
 
 
+def env_name_of(run: str | Path) -> str:
+    """Id of a run's environment, as folders are named after it."""
+    return re.sub(r"_\d+(_[0-9a-f-]+)?$", "", Path(run).resolve().name)
+
+
 def find_models(run: str | Path) -> list[Path]:
     """Saved models of a run from newest to oldest, then the best of its evaluations, whenever that was."""
     run = Path(run)
-    name = re.sub(r"_\d+(_[0-9a-f-]+)?$", "", run.name)
+    name = env_name_of(run)
     steps = {path: int(path.parent.name.split("_")[1]) for path in (run / CHECKPOINTS).glob("step_*/model.zip")}
     steps |= {path: int(path.stem.split("_")[2]) for path in run.glob("rl_model_*_steps.zip")}
     final = run / f"{name}.zip"

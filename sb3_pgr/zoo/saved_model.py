@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from gymnasium import spaces
 from rl_zoo3 import ALGOS
 from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -85,6 +86,27 @@ class SavedModel:
         if in_checkpoint.is_file():
             env = load_vec_normalize(env, in_checkpoint, **(hyperparams.get("normalize_kwargs") or {}))
         return VecFrameStack(env, n_stack) if n_stack else env
+
+    def load_with_env(self, env_id: str, seed: int, n_envs: int = 1, **env_kwargs: Any) -> tuple[BaseAlgorithm, VecEnv]:
+        """
+        The model, and the environment that it acts in; see ``make_env``.
+
+        :raises UsageError: if one is not for the other
+        """
+        model, env = self.load(), self.make_env(env_id, seed, n_envs, **env_kwargs)
+        for name in ("observation_space", "action_space"):
+            known, found = getattr(model, name), getattr(env, name)
+            if _sizes(known) != _sizes(found):
+                env.close()
+                raise UsageError(f"{self.path} is of another environment: its {name} is {known}, that of {env_id} is {found}.")
+        return model, env
+
+
+def _sizes(space: spaces.Space) -> Any:
+    """Without the order of an image's axes, which SB3 changes."""
+    if isinstance(space, spaces.Dict):
+        return {key: _sizes(part) for key, part in space.items()}
+    return type(space), sorted(space.shape or ()), getattr(space, "n", None)
 
 
 def run_env_kwargs(run: Path, env_id: str) -> dict[str, Any]:

@@ -3,18 +3,19 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import rl_zoo3.train
 import rl_zoo3.utils
 
 from sb3_pgr.envs import resolve_env_id
-from sb3_pgr.zoo.arguments import import_gym_packages, option, values
+from sb3_pgr.zoo.arguments import import_gym_packages, option, values, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
 from sb3_pgr.zoo.offline import check_demonstrations, environment_of, open_dataset
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.rendering import chosen_size
-from sb3_pgr.zoo.run_folder import read_run_file
+from sb3_pgr.zoo.run_folder import env_name_of, read_run_file
 
 
 def main() -> None:
@@ -24,35 +25,39 @@ def main() -> None:
     :raises UsageError: on anything that cannot work, before training starts
     """
     register()
-    argv = sys.argv[1:]
+    argv = given = with_packages(sys.argv[1:])
     if {"-h", "--help"} & set(argv):
         _parser().print_help()
         print("\nAll other options are those of RL Baselines3 Zoo:\n")
         _run_rl_zoo(["--help"])
     extras, argv = _extras(argv)
     if extras.resume is not None:
-        if option(argv, "-params", "--hyperparams") is not None:
-            raise UsageError("--resume continues with the hyper-parameters of the run; -params cannot change them.")
         stored = read_run_file(extras.resume)
+        _require_same_run(argv, extras.resume, stored)
         # Of an option said twice the last one counts: what is said now stands after what was said then.
-        said = [*stored["argv"], "--seed", str(stored["seed"]), *sys.argv[1:]]
+        said = [*stored["argv"], "--seed", str(stored["seed"]), *given]
         extras, argv = _extras(said)
         extras.hyperparams, extras.argv = stored["hyperparams"], said
     else:
-        extras.argv = sys.argv[1:]
+        extras.argv = given
     if option(argv, "--algo") is None:
         raise UsageError("Say which algorithm to train: --algo redq.")
     algorithm = resolve_algorithm(option(argv, "--algo") or "")
     import_gym_packages(values(argv, "--gym-packages"))
-    if option(argv, "-n", "--n-timesteps") == "0":
-        raise UsageError("-n must be at least 1.")
+    for name, flags in (("-n", ("-n", "--n-timesteps")), ("--eval-episodes", ("--eval-episodes", "--n-eval-episodes"))):
+        number = option(argv, *flags)
+        if number is not None and number.removeprefix("-").isdigit() and int(number) < 1:
+            raise UsageError(f"{name} must be at least 1.")
+    trained = option(argv, "-i", "--trained-agent")
+    if trained is not None and not (trained.endswith(".zip") and Path(trained).is_file()):
+        raise UsageError(f"-i {trained}: there is no such zip file of a model.")
     if extras.dataset is not None and {"-optimize", "--optimize-hyperparameters"} & set(argv):
         raise UsageError("Hyper-parameters are optimised online only: there is no score to optimise without an environment.")
     if extras.resume is None:
         check_demonstrations(algorithm, extras.demonstrations)
     extras.loaded = open_dataset(algorithm, extras.dataset)
     if extras.loaded is not None and option(argv, "--env") is None:
-        argv += environment_of(extras.loaded)
+        argv += environment_of(extras.loaded, evaluated=not (option(argv, "--eval-freq") or "").startswith("-"))
     _check(argv)
     Manager.extras = extras
     rl_zoo3.train.ExperimentManager = Manager  # type: ignore[misc]
@@ -90,6 +95,23 @@ def _extras(argv: list[str]) -> tuple[Extras, list[str]]:
         if getattr(known, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1.")
     return Extras(**vars(known)), rest
+
+
+def _require_same_run(argv: list[str], run: Path, stored: dict[str, Any]) -> None:
+    """
+    :raises UsageError: if what is said beside ``--resume`` would make it another run
+    """
+    if option(argv, "-params", "--hyperparams") is not None:
+        raise UsageError("--resume continues with the hyper-parameters of the run; -params cannot change them.")
+    env_id, seed, algo = (option(argv, flag) for flag in ("--env", "--seed", "--algo"))
+    other = {
+        "--env": env_id is not None and env_id.replace("/", "-") != env_name_of(run),
+        "--env-kwargs": option(argv, "--env-kwargs") is not None,
+        "--seed": seed is not None and seed != str(stored["seed"]),
+        "--algo": algo is not None and algo != option(stored["argv"], "--algo"),
+    }
+    for flag in (flag for flag, differs in other.items() if differs):
+        raise UsageError(f"--resume continues the run as it was begun; {flag} cannot change it.")
 
 
 def _check(argv: list[str]) -> None:

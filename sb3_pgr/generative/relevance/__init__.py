@@ -1,6 +1,7 @@
 """Relevance functions: which transitions are worth learning from."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from sb3_pgr.generative.normalizers import chosen
@@ -29,7 +30,13 @@ def make_relevance(relevance: str | dict[str, Any] | Relevance) -> Relevance:
     :raises ValueError: if the name is not known or the arguments do not fit
     """
     if isinstance(relevance, Relevance):
+        if type(relevance).values is Relevance.values:
+            raise ValueError(f"{type(relevance).__name__} must define values(transitions).")
         return copy.deepcopy(relevance)
+    if not isinstance(relevance, str | Mapping):
+        raise ValueError(
+            f"relevance={relevance!r} must be a name, a mapping with a name, or an instance of a Relevance class."
+        )
     settings = {"name": relevance} if isinstance(relevance, str) else dict(relevance)
     name = settings.pop("name", "curiosity")
     kind = chosen(RELEVANCE, name, "relevance")

@@ -5,11 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import yaml
 
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.hybrid_sac import HybridSAC
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
+from sb3_pgr.offline.readers import env_id_of
+from sb3_pgr.zoo.arguments import import_gym_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.hyperparams import hyperparam_problems, keyword_problems
 from sb3_pgr.zoo.registry import resolve_algorithm
@@ -17,7 +20,7 @@ from sb3_pgr.zoo.studies.run import FILES, Run
 
 DEFAULTS = {"eval_freq": 10_000, "eval_episodes": 10, "final_episodes": 100, "checkpoint_freq": 10_000}
 DEFAULTS |= {"video_freq": 0}
-OPTIONAL = ("save_freq",)  # no argument of a run unless given, so that studies begun before it go on
+OPTIONAL, PACKAGES = ("save_freq",), "gym_packages"  # no argument of a run unless given, so that studies begun before it go on
 MAY_BE_ZERO = ("checkpoint_freq", "video_freq", *OPTIONAL)
 LONGEST_NAME = 200  # bytes; with endings, file systems take 255
 VEC_ENV, VEC_ENVS = "vec_env", ("dummy", "subproc")
@@ -64,6 +67,8 @@ def runs_of(spec: dict[str, Any], threads: int = 1) -> list[Run]:
     common = ["-n", str(spec["n_timesteps"]), "--num-threads", str(threads), "--verbose", "0"]
     for name in (*DEFAULTS, *(name for name in OPTIONAL if spec.get(name))):
         common += [f"--{name.replace('_', '-')}", str(spec[name])]
+    if spec.get(PACKAGES):
+        common += ["--gym-packages", *spec[PACKAGES]]
     runs = []
     for seed in spec["seeds"]:
         for arm, settings in arms_of(spec["algorithms"]).items():
@@ -93,10 +98,11 @@ def arms_of(algorithms: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _problems(spec: Any) -> list[str]:
     if not isinstance(spec, dict):
         return ["it must be a mapping"]
-    known = {*DEFAULTS, *OPTIONAL, *REQUIRED}
+    known = {*DEFAULTS, *OPTIONAL, PACKAGES, *REQUIRED}
     found = [f"unknown key '{key}'; there are {', '.join(sorted(known))}" for key in spec.keys() - known]
-    found += [f"{key} is missing" for key in REQUIRED if not spec.get(key)]
-    seeds = spec.get("seeds") or []
+    found += [f"{key} is missing" for key in REQUIRED if spec.get(key) in (None, [], {}, "")]
+    found += _package_problems(spec)
+    seeds = [] if spec.get("seeds") is None else spec["seeds"]
     right = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not right or len(set(seeds)) < len(seeds):
         found.append(f"seeds must be a list of different whole numbers from 0 on, not {seeds!r}")
@@ -121,6 +127,18 @@ def _problems(spec: Any) -> list[str]:
     for task, where in tasks.items():
         found += [f"tasks: {task}: {problem}" for problem in _task_problems(where, offline)]
     return found
+
+
+def _package_problems(spec: dict[str, Any]) -> list[str]:
+    """Of those that register environments, which are imported here too."""
+    names = spec.get(PACKAGES) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return [f"{PACKAGES} must be a list of names, not {names!r}"]
+    try:
+        import_gym_packages(names)
+    except UsageError as error:
+        return [str(error).replace("--gym-packages", PACKAGES)]
+    return []
 
 
 def _folders(kind: str, key: str, value: Any) -> list[str]:
@@ -192,7 +210,7 @@ def _task_problems(where: Any, offline: set[bool]) -> list[str]:
         except Exception as error:
             found.append(str(error))
     if "dataset" in where:
-        found += _dataset_problems(str(where["dataset"]))
+        found += _dataset_problems(str(where["dataset"]), "env" in where)
     if "dataset" in where and False in offline:
         found.append("it is a dataset, but not all algorithms learn from one")
     if "dataset" not in where and True in offline:
@@ -200,8 +218,11 @@ def _task_problems(where: Any, offline: set[bool]) -> list[str]:
     return found
 
 
-def _dataset_problems(name: str) -> list[str]:
+def _dataset_problems(name: str, has_env: bool) -> list[str]:
     if Path(name).exists():
+        env_id = None if has_env else env_id_of(name)
+        if env_id is not None and env_id not in gym.registry:
+            return [f"{name} is from {env_id}, which is not registered here; {PACKAGES} lists what registers it"]
         return []
     if Path(name).suffix:
         return [f"there is no file {name}"]
