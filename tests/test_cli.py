@@ -300,7 +300,7 @@ def test_bad_input_is_named_without_a_traceback(tmp_path, arguments, code, messa
         ("default:\n  n_timesteps: 100\n  policy: MlpPolicy\n  learning_rate: 3e-4\n", "3.0e-4"),
         ("default:\n  n_timesteps: 1e5\n  policy: MlpPolicy\n", "n_timesteps must be a number"),
         ("default: [\n", "not valid YAML"),
-        ("other-v0:\n  n_timesteps: 100\n", "Hyperparameters not found"),
+        ("other-v0:\n  n_timesteps: 100\n", "neither settings for Pendulum-v1 nor a `default`"),
     ],
     ids=["name", "float", "steps", "syntax", "missing"],
 )
