@@ -153,6 +153,7 @@ def _draw_marginals(report: RefitReport, figure: Any) -> None:
         axis.hist(relevant[:, column], bins, density=True, color=_PROMPTED, histtype="step", lw=1.5, label="real, relevant")
         axis.hist(synthetic[:, column], bins, density=True, color=_SYNTHETIC, histtype="step", lw=1.5, label="synthetic")
         axis.set(title=f"{name.replace('_', ' ')}[{column - start}]", yticks=[])
+        axis.locator_params(axis="x", nbins=4)  # labels of neighbours must not meet
     axes[1].legend(frameon=False, fontsize=7)
     axes[2].set_xlabel("the four dimensions that fit worst", fontsize=8)
     _tidy(axes)
