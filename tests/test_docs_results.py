@@ -1,5 +1,6 @@
 """Tables of our own runs in the pages of offline learning say what the files of results say."""
 
+import csv
 import json
 
 import pytest
@@ -49,3 +50,32 @@ def test_of_one_algorithm(algo):
 def test_of_behaviour_cloning():
     expected = [[dataset, *(returns(dataset, "sb3_pgr", algo) for algo in ("bc", "bc_best"))] for dataset in DATASETS]
     assert table("bc", "| our dataset | BC | BC, best tenth |") == expected
+
+
+def of_study(name: str, algo: str) -> str:
+    """Returns of the seeds of HalfCheetah in a study of ours."""
+    with open(RESULTS.parent / name / "runs.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["task"], row["algorithm"]) == (DATASETS[0], algo)]
+    return ", ".join(f"{float(row['return_mean']):.0f}" for row in sorted(rows, key=lambda row: int(row["seed"])))
+
+
+def test_after_more_updates():
+    expected = [
+        [name, returns(DATASETS[0], "sb3_pgr", ALGORITHMS[name]), of_study("offline_long", ALGORITHMS[name])]
+        for name in ("BC", "TD3BC", "IQL")
+    ]
+    assert table("offline", "| | 50 000 updates (table above)") == expected
+
+
+def test_of_a_tenth_of_the_rows():
+    def of_arm(arm: str, algo: str) -> str:
+        files = sorted((RESULTS.parent / "offline_synther").glob(f"{arm}_{algo}_seed?.json"))
+        return ", ".join(f"{json.loads(file.read_text())['return_mean']:.0f}" for file in files)
+
+    algos = ("td3_bc", "iql")
+    expected = {
+        "a tenth": [of_arm("subset", algo) for algo in algos],
+        "a tenth, and synthetic rows": [of_arm("upsampled", algo) for algo in algos],
+        "all rows (table above)": [returns(DATASETS[2], "sb3_pgr", algo) for algo in algos],
+    }
+    assert {name: cells for name, _, *cells in table("offline", "| learned from | rows")} == expected
