@@ -105,6 +105,7 @@ STEPS = (
         peer("d3rlpy", "d3rlpy==2.8.1"),
         "python benchmarks/offline_quality.py --peer-python build/d3rlpy/bin/python",
     ),
+    Step("python benchmarks/offline_synther.py"),
     Step("python benchmarks/learning.py"),
     Step("python benchmarks/cluster_failures.py"),
     Step("python benchmarks/scheduling_overhead.py"),
