@@ -229,12 +229,12 @@ class Manager(ExperimentManager):
         return super()._maybe_normalize(watched, eval_env)
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        before = set(Path(self.log_path).glob("*"))
+        was_there = Path(self.save_path).exists()
         try:
             results = self._set_up()
         except UsageError:
-            for folder in set(Path(self.log_path).glob("*")) - before:  # what never began
-                shutil.rmtree(folder)
+            if not was_there:  # a run that never began
+                shutil.rmtree(self.save_path, ignore_errors=True)
             raise
         if results is None:
             return None

@@ -18,8 +18,13 @@ from sb3_pgr.zoo.hyperparams import hyperparam_problems, keyword_problems
 from sb3_pgr.zoo.registry import resolve_algorithm
 from sb3_pgr.zoo.studies.run import FILES, Run
 
-DEFAULTS = {"eval_freq": 10_000, "eval_episodes": 10, "final_episodes": 100, "checkpoint_freq": 10_000}
-DEFAULTS |= {"video_freq": 0}
+DEFAULTS = {
+    "eval_freq": 10_000,
+    "eval_episodes": 10,
+    "final_episodes": 100,
+    "checkpoint_freq": 10_000,
+    "video_freq": 0,
+}
 OPTIONAL, PACKAGES = ("save_freq",), "gym_packages"  # no argument of a run unless given, so that studies begun before it go on
 MAY_BE_ZERO = ("checkpoint_freq", "video_freq", *OPTIONAL)
 LONGEST_NAME = 200  # bytes; with endings, file systems take 255
