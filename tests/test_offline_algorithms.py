@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -104,6 +105,15 @@ def test_save_and_load(algorithm, data, tmp_path, small):
     np.testing.assert_array_equal(*(m.predict(data["observations"][:5], deterministic=True)[0] for m in (model, loaded)))
     loaded.set_dataset(data)
     loaded.learn(20)
+
+
+@every
+def test_the_file_of_another_algorithm_is_refused(algorithm, data, tmp_path, small):
+    (BC if algorithm is TD3BC else TD3BC)("MlpPolicy", dataset=data, **SMALL).save(tmp_path / "other.zip")
+    SAC("MlpPolicy", "Pendulum-v1", device="cpu").save(tmp_path / "sac.zip")
+    for name in ("other", "sac"):
+        with pytest.raises(ValueError, match=f"{algorithm.__name__} works with a .*Policy, not with a .*Policy"):
+            algorithm.load(tmp_path / f"{name}.zip")
 
 
 @every

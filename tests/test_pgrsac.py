@@ -125,9 +125,12 @@ def test_saved_and_loaded_on_a_gpu(tmp_path):
     assert loaded.replay_buffer.generator.n_fits == 2
 
 
-def test_other_buffers_are_refused():
+def test_other_buffers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="PGRSAC needs a GenerativeReplayBuffer, not ReplayBuffer; or use REDQ"):
         small(replay_buffer_class=ReplayBuffer)
+    REDQ("MlpPolicy", "Pendulum-v1").save(tmp_path / "redq")
+    with pytest.raises(ValueError, match="PGRSAC needs a GenerativeReplayBuffer, not TensorReplayBuffer; or use REDQ"):
+        PGRSAC.load(tmp_path / "redq")
 
 
 def config(name):

@@ -20,6 +20,7 @@ from sb3_pgr.buffers.fields import scaled_actions
 from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.optimizers import apply_gradients, gradients_of, set_learning_rate
+from sb3_pgr.common.policy_check import require_policy
 from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.demonstrations import DemonstrationSAC
 from sb3_pgr.hybrid_sac.encoders import image_keys
@@ -216,6 +217,7 @@ class HybridSAC(DemonstrationSAC):
             raise ValueError(f"n_critics={self.n_critics}: the saved model has {saved} critics.")
 
     def _setup_model(self) -> None:
+        require_policy(self, HybridPolicy)
         self._check_arguments()
         action_dim = get_action_dim(self.action_space)
         if self.setup_mode is not None:

@@ -24,6 +24,7 @@ from sb3_pgr.buffers.fields import scaled_actions
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.optimizers import set_learning_rate
+from sb3_pgr.common.policy_check import require_policy
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.offline.signals import require_finite, saturated_share, warn_of_divergence
@@ -191,6 +192,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         return {"online": self.online_share, DATASET: 1 - self.online_share}
 
     def _setup_model(self) -> None:
+        require_policy(self, self.policy_aliases["MlpPolicy"])
         self.replay_buffer_kwargs = {"shares": self._shares, "fixed": (DATASET,), "gamma": self.gamma}
         super()._setup_model()
         self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)

@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_pgr.buffers.schedules import Schedule as RatioSchedule
+from sb3_pgr.common.policy_check import require_policy
 from sb3_pgr.generative.callback import RefitLog
 from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.relevance import Relevance
@@ -96,9 +97,6 @@ class PGRSAC(REDQ):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        replay_buffer_class = replay_buffer_class or GenerativeReplayBuffer
-        if not issubclass(replay_buffer_class, GenerativeReplayBuffer):
-            raise ValueError(f"PGRSAC needs a GenerativeReplayBuffer, not {replay_buffer_class.__name__}; or use REDQ.")
         self.relevance = relevance
         self.retrain_every = retrain_every
         self.num_samples = num_samples
@@ -118,7 +116,7 @@ class PGRSAC(REDQ):
             train_freq,
             gradient_steps,
             action_noise,
-            replay_buffer_class=replay_buffer_class,
+            replay_buffer_class=replay_buffer_class or GenerativeReplayBuffer,
             replay_buffer_kwargs=replay_buffer_kwargs,
             ent_coef=ent_coef,
             target_entropy=target_entropy,
@@ -139,6 +137,12 @@ class PGRSAC(REDQ):
         )
 
     def _setup_model(self) -> None:
+        require_policy(self, REDQPolicy)
+        buffer_class = self.replay_buffer_class
+        if buffer_class is None or not issubclass(buffer_class, GenerativeReplayBuffer):
+            raise ValueError(
+                f"PGRSAC needs a GenerativeReplayBuffer, not {getattr(buffer_class, '__name__', None)}; or use REDQ."
+            )
         given = dict(self.replay_buffer_kwargs)  # load takes these and the arguments of their own, as the constructor does
         for name in REPLAY_ARGUMENTS & given.keys():
             setattr(self, name, given.pop(name))

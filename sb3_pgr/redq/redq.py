@@ -21,6 +21,7 @@ from sb3_pgr.common.distributions import squashed_gaussian_sample
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import optimizer_step, set_learning_rate
+from sb3_pgr.common.policy_check import require_policy
 from sb3_pgr.common.state import truncate_episodes
 from sb3_pgr.redq.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQPolicy, SimbaPolicy
 
@@ -155,6 +156,7 @@ class REDQ(SAC):
             raise ValueError(f"n_critics={self.n_critics}: the saved model has {self.policy_kwargs['n_critics']} critics.")
 
     def _setup_model(self) -> None:
+        require_policy(self, REDQPolicy)
         self._check_arguments()
         if self.cuda_graph and (self.gradient_steps < 1 or self.gradient_steps % self.policy_delay):
             raise ValueError(
