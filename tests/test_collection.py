@@ -186,8 +186,19 @@ def test_mixtures(tmp_path):
     save_npz(both, tmp_path / "both.npz")
     loaded = load_dataset(tmp_path / "both.npz")
     assert loaded.fingerprint == both.fingerprint and loaded.env_id == "A-v0" and loaded.action_space == Counter.action_space
-    with pytest.raises(DatasetError, match="cannot be joined"):
+    with pytest.raises(DatasetError, match=r"cannot be joined to .*: environment B-v0 there, A-v0 here"):
         concatenate([one, collect(envs({}), episodes=1, env_id="B-v0")], "both")
+
+
+def test_guessed_ranges_of_actions_are_joined():
+    def data(low, high):
+        names = ("observations", "next_observations", "rewards", "terminals")
+        return load_dataset({name: np.zeros(9) for name in names} | {"actions": np.linspace(low, high, 9)})
+
+    both = concatenate([data(-2, 1), data(0, 3)], "both")
+    assert both.action_space == spaces.Box(-2, 3, (1,))
+    with pytest.raises(DatasetError, match=r"cannot be joined to arrays: actions Box.*-1.* there, Box.*-2.* here"):
+        concatenate([data(-2, 1), data(0, 1)], "both")
 
 
 def test_reference_scores():

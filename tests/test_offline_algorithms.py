@@ -92,6 +92,13 @@ def test_predict_takes_raw_observations(algorithm, data, small):
 
 
 @every
+def test_a_progress_bar_counts_updates(algorithm, data, small, capsys):
+    model = algorithm("MlpPolicy", dataset=data, **small).learn(60, progress_bar=True)
+    model.learn(30, progress_bar=True, reset_num_timesteps=False)
+    assert model.num_timesteps == 90 and "60/60" in capsys.readouterr().out
+
+
+@every
 def test_save_and_load(algorithm, data, tmp_path, small):
     """The dataset is not in the file; what it said of observations and rewards is."""
     rewards = {} if algorithm is BC else dict(reward_transform="return_range")
@@ -253,6 +260,14 @@ def test_random_actions_are_the_first_live_ones(data, reset, monkeypatch):
     model.learn(25, reset_num_timesteps=reset)
     model.learn(25, reset_num_timesteps=False)
     assert len(random) == 30
+
+
+def test_live_rows_alone(data):
+    """``online_share=1`` is about what is learned online; before, there is the dataset alone."""
+    model = TD3BC("MlpPolicy", "Pendulum-v1", dataset=data, online_share=1.0, learning_starts=20, **SMALL).learn(20)
+    model.set_env("Pendulum-v1")
+    model.learn(40, reset_num_timesteps=False)
+    assert model.replay_buffer.present_shares() == {"online": 1, "dataset": 0}
 
 
 @value_based

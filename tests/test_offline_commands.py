@@ -13,6 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgr import IQL
 from sb3_pgr.offline import load_dataset
+from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import OFFLINE, register
 from sb3_pgr.zoo.saved_model import run_env_kwargs, saved_model
@@ -70,6 +71,24 @@ def test_train_evaluate_resume(folder):
     train(folder, "--dataset", folder / "data.npz", params=["best_fraction:0.5"], algo="bc")
     beside = train(folder, "--dataset", folder / "data.npz", "--eval-freq", -1, algo="iql")
     assert "bc, run 1 " in beside and "bc, run 2, of the best 0.5 " in beside and "No run of bc" not in beside
+
+
+def test_other_runs_beside_do_no_harm(tmp_path, folder):
+    """What cannot be compared is left out, what cannot be read is named, and the model is saved."""
+    data = load_dataset(folder / "data.npz")
+    save_npz(
+        replace(data, metadata={"reference": {"name": "ours", "random": -1500.0, "expert": -150.0}}), tmp_path / "data.npz"
+    )
+    root = tmp_path / "logs" / "bc"
+    train(tmp_path, "--dataset", folder / "data.npz", algo="bc")
+    other = json.loads((root / f"{ENV}_1" / "scores.json").read_text())
+    for number, text in ((2, "{"), (3, "[]"), (4, json.dumps(other | {"env_id": "Other-v0"}))):
+        (root / f"{ENV}_{number}").mkdir()
+        (root / f"{ENV}_{number}" / "scores.json").write_text(text)
+    output = train(tmp_path, "--dataset", tmp_path / "data.npz", algo="td3_bc")
+    assert "No run of bc" in output and output.count("is passed over") == 2 and "normalised" in output
+    assert (tmp_path / "logs" / "td3_bc" / f"{ENV}_1" / f"{ENV}.zip").is_file()
+    assert "bc, run 1 " in train(tmp_path, "--dataset", folder / "data.npz", algo="iql")
 
 
 def test_without_any_environment(folder):
@@ -164,10 +183,14 @@ def test_collect_from_runs(folder):
         (["--rows", "10", "-f", "empty"], "no saved model"),
         (["--replay", "-f", "empty"], "no saved model"),
         (["--random", "--rows", "10", "-o", "data.csv"], r"must end in .npz"),
+        (["--random", "--rows", "10", "-o", "file/data.npz"], "Cannot write to file"),
+        (["--random", "--rows", "10", "-o", "folder.npz"], "is a folder"),
         (["--random", "--rows", "10", "--noise", "ou"], "not --random or --replay"),
     ],
 )
 def test_collect_refusals(tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.npz").mkdir()
     output = run("collect", "--env", ENV, "-o", "out.npz", *arguments, expect=2, cwd=tmp_path)
     assert message in output and "Traceback" not in output and not (tmp_path / "out.npz").exists()
 

@@ -196,6 +196,10 @@ def test_minari_round_trip(tmp_path, monkeypatch):
         loaded = load_dataset(source)
         equal(loaded, dataset)
         np.testing.assert_array_equal(loaded.extras["grasp_penalty"], penalties)
+    known = replace(dataset, env_id="Pendulum-v1")  # Minari keeps scores of known environments
+    save_minari(load_dataset(save_minari(known, "sb3pgr/scored-v0", ref_min_score=0.0, ref_max_score=9.0)), "again/walk-v0")
+    scores = load_dataset("again/walk-v0").metadata
+    assert (scores["ref_min_score"], scores["ref_max_score"]) == (0, 9)
     first = next(made.iterate_episodes())
     assert len(first.infos["grasp_penalty"]) == len(first.rewards) + 1  # Minari has infos of the reset too
 
@@ -319,6 +323,26 @@ def text(data):
 
 
 @pytest.mark.parametrize(
+    ("names", "terminations"),
+    [
+        (("dones", "timeouts"), [3]),
+        (("dones", "truncations"), [3]),
+        (("terminals", "timeouts"), [3, 6, 11]),
+        (("terminations", "truncations"), [3, 6, 11]),
+    ],
+)
+def test_ends_that_are_marked_twice(names, terminations):
+    """``dones`` are true at time limits too; terminations of other names are what they say."""
+    data = arrays()
+    ends, limits = data.pop("terminals"), data.pop("timeouts")
+    dataset = load_dataset(data | {names[0]: ends | limits, names[1]: limits})
+    assert np.flatnonzero(dataset.terminals).tolist() == terminations
+    assert np.flatnonzero(dataset.timeouts).tolist() == [row for row in (6, 11) if row not in terminations]
+    (note,) = dataset.corrections
+    assert "2 that are time limits too" in note if len(terminations) == 1 else "2 rows are both" in note
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (nan, "rewards holds 1 numbers that are not finite, the first in row 3"),
@@ -333,6 +357,7 @@ def text(data):
         (other_shape, "differ in shape"),
         (soft_terminals, "terminals must be 0 or 1"),
         (lambda data: data.pop("actions"), "lacks actions; it holds next_observations"),
+        (lambda data: data.update({"3": data.pop("rewards")}), "lacks rewards; it holds 3, actions"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -347,6 +372,14 @@ def test_refusals(tmp_path, spoil, message, form):
         message = message if spoil is not objects else "pickled objects are refused"
     with pytest.raises(DatasetError, match=message):
         load_dataset(source, action_space=spaces.Box(-1, 1, (2,)))
+
+
+@pytest.mark.parametrize("name", ["actions", "rewards", "terminals"])
+def test_a_dict_where_there_is_one_array(name):
+    data = arrays()
+    data[name] = {"left": data[name]}
+    with pytest.raises(DatasetError, match=f"{name} must be one array, not a dict"):
+        load_dataset(data)
 
 
 def test_a_dict_within_a_dict():
@@ -446,6 +479,11 @@ def test_check_names_problems(tmp_path, call, capsys):
     data["rewards"][:] = 0
     for name in NAMES:
         data[name][5] = data[name][4]
+    unmarked = data["timeouts"].copy()
+    np.savez(tmp_path / "data.npz", **data | {"timeouts": unmarked & False})
+    with pytest.raises(SystemExit):
+        call("check", tmp_path / "data.npz")
+    assert "2 rows are not followed by their next observation, and are not marked" in capsys.readouterr().out
     del data["timeouts"]
     np.savez(tmp_path / "data.npz", **data)
     with pytest.raises(SystemExit):
@@ -465,6 +503,7 @@ def test_convert(tmp_path, call, monkeypatch):
     for target, message in (
         (tmp_path / "data.csv", "only .npz files and Minari"),
         ("no version", "Minari refuses no version"),
+        ("noversion", "Minari refuses noversion"),
     ):
         with pytest.raises(UsageError, match=message):
             call("convert", tmp_path / "data.npz", target)

@@ -9,7 +9,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 LAST_EVALUATIONS = 10  # of a training, whose mean is reported beside the last policy
-HELD_OUT_SEED = 1_000_000  # environments of evaluations start here; training seeds are small numbers
+HELD_OUT_SEED = 1_000_000  # of the first environment of an evaluation; others take the next numbers
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,25 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 def run_gradient_loop(
     model: OffPolicyAlgorithm,
-    total: int,
+    total_timesteps: int,
     callback: BaseCallback,
     block_size: int,
     log_interval: int,
     before_log: Callable[[], None],
 ) -> None:
     """
-    Call ``model.train`` until there were ``total`` timesteps, each of which is one gradient step; schedules, callbacks and
+    Call ``model.train`` until there were ``total_timesteps``, each of which is one gradient step; schedules, callbacks and
     logs work as if each had been a step in an environment.
 
     :param block_size: updates between two calls of the callbacks, which are then called as many times
     :param log_interval: timesteps between logs; 0 for none
     :param before_log: called before each of them
     """
-    callback.on_training_start(locals(), globals())
+    callback.on_training_start(locals(), globals())  # a progress bar asks for total_timesteps
     dones, infos = np.ones(1, bool), [dict[str, Any]()]  # what callbacks expect of a step
-    while model.num_timesteps < total:
+    while model.num_timesteps < total_timesteps:
         callback.on_rollout_start()
-        steps = min(block_size, total - model.num_timesteps)
+        steps = min(block_size, total_timesteps - model.num_timesteps)
         model._update_current_progress_remaining(model.num_timesteps, model._total_timesteps)
         model.train(steps, model.batch_size)
         callback.update_locals(locals())

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -37,7 +38,10 @@ SelfOffline = TypeVar("SelfOffline", bound="OfflineAlgorithm")
 
 def _refuse_vec_normalize(env: Any) -> None:
     if isinstance(env, VecEnv) and unwrap_vec_normalize(env) is not None:
-        raise ValueError("Observations are standardised in the policy, by the dataset; take VecNormalize away.")
+        raise ValueError(
+            "Offline learners see raw observations and rewards, which they transform as the dataset's "
+            "(normalize_observations, reward_transform); take VecNormalize away."
+        )
 
 
 def _fit(extractor: Any, dataset: OfflineDataset) -> None:
@@ -189,7 +193,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
 
     @property
     def _shares(self) -> dict[str, float]:
-        return {"online": self.online_share, DATASET: 1 - self.online_share}
+        live = self.online_share if self.online else 0.0
+        return {"online": live, DATASET: 1 - live}
 
     def _setup_model(self) -> None:
         require_policy(self, self.policy_aliases["MlpPolicy"])
@@ -273,9 +278,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             raise ValueError(f"{type(self).__name__} learns from datasets alone; it cannot go on online.")
         self._attach(env, force_reset)
         self.online = True
+        self.replay_buffer.shares.update(self._shares)
 
     def _attach(self, env: GymEnv, force_reset: bool) -> None:
         """As SB3's ``set_env``; types, and bounds of observations, do not matter."""
+        env = maybe_make_env(env, self.verbose)
         _refuse_vec_normalize(env)
         if not _same_box(env.action_space, self.action_space):
             raise ValueError(
@@ -290,7 +297,6 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
         if n_envs != self.n_envs and self.replay_buffer.online.size() == 0:
             self._new_replay_buffer(n_envs)
-        self.replay_buffer.shares.update(self._shares)
         super().set_env(env, force_reset)
 
     def _new_replay_buffer(self, n_envs: int) -> None:
@@ -341,6 +347,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param log_interval: gradient steps between logs (1 000 by default); online, episodes (4 by default)
         :raises ValueError: if there is neither a dataset nor an environment to go on in
         """
+        self.replay_buffer.shares.update(self._shares)
         if self.online:
             if self.dataset is None and self.dataset_fingerprint is not None and self.online_share < 1:
                 warnings.warn(

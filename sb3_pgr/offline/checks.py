@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pgr.offline.array_spaces import space_of_actions, space_of_observations
 from sb3_pgr.offline.dataset import EPISODE_RETURN, Arrays, DatasetError, OfflineDataset, take
 
-_ROUNDING = 1e-5  # of actions that were clipped in other units
 NAMES = {
     "observations": ("observations", "obs", "states"),
     "actions": ("actions",),
     "rewards": ("rewards",),
     "next_observations": ("next_observations", "next_obs", "next_states"),
-    "terminals": ("terminals", "dones", "terminations"),
+    "terminals": ("terminals", "terminations", "dones"),
     "timeouts": ("timeouts", "truncations"),
 }
 
@@ -51,7 +51,7 @@ def dataset_from_arrays(
     for name in ("rewards", "terminals", "timeouts"):
         if name in arrays:
             arrays[name] = _column(arrays[name], name, source)
-    terminals = arrays["terminals"].astype(bool)
+    terminals = _terminals(data, arrays, notes)
     observations, actions = arrays["observations"], arrays["actions"]
     known = np.ones(n, bool)
     if "next_observations" in arrays:
@@ -60,7 +60,7 @@ def dataset_from_arrays(
         if "timeouts" in arrays:
             timeouts = arrays["timeouts"].astype(bool) & ~terminals
         else:
-            timeouts = _jumps(observations, next_observations) & ~terminals
+            timeouts = jumps(observations, next_observations) & ~terminals
             notes.append(f"no timeouts: {int(timeouts.sum())} ends of episodes found where the next row does not follow")
     else:
         timeouts = arrays["timeouts"].astype(bool) & ~terminals
@@ -72,7 +72,7 @@ def dataset_from_arrays(
             f"no next_observations: taken from the next rows; {int((~known).sum())} rows without one left out, "
             f"{int(terminals.sum())} terminal rows given their own observation"
         )
-    action_space, actions = _actions(actions, action_space, source, notes)
+    action_space, actions = space_of_actions(actions, action_space, source, notes)
     dataset = OfflineDataset(
         observations,
         actions,
@@ -80,7 +80,7 @@ def dataset_from_arrays(
         next_observations,
         terminals,
         timeouts,
-        _observation_space(observations, observation_space, source),
+        space_of_observations(observations, observation_space, source),
         action_space,
         source,
         tuple(notes),
@@ -118,25 +118,40 @@ def _named(data: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Under our names; ``observations/<key>`` gathered into a dict."""
     nested: dict[str, Any] = {}
     for key, value in data.items():
-        name, _, inner = key.partition("/")
+        name, _, inner = str(key).partition("/")
         if inner and name in (*NAMES["observations"], *NAMES["next_observations"]):
             nested.setdefault(name, {})[inner] = value
         else:
-            nested[key] = value
+            nested[str(key)] = value
     found: dict[str, Any] = {}
     for name, spellings in NAMES.items():
         given = [spelling for spelling in spellings if nested.get(spelling) is not None]
         if given:
             found[name] = nested[given[0]]
+    for name in found.keys() - {"observations", "next_observations"}:
+        if isinstance(found[name], Mapping):
+            raise DatasetError(f"{source}: {name} must be one array, not a dict.")
     missing = [name for name in ("observations", "actions", "rewards", "terminals") if name not in found]
     if missing:
-        raise DatasetError(f"{source} lacks {', '.join(missing)}; it holds {', '.join(sorted(data)) or 'nothing'}.")
+        raise DatasetError(f"{source} lacks {', '.join(missing)}; it holds {', '.join(sorted(map(str, data))) or 'nothing'}.")
     if "next_observations" not in found and "timeouts" not in found:
         raise DatasetError(
             f"{source} has neither next_observations nor timeouts, so nobody knows where its episodes were cut off. Add one: "
             "timeouts is True in the last row of an episode that ended by a time limit."
         )
     return found
+
+
+def _terminals(data: Mapping[str, Any], arrays: Mapping[str, Any], notes: list[str]) -> np.ndarray:
+    """Ends that are no time limits. What gym once called ``dones`` is true at both."""
+    terminals: np.ndarray = arrays["terminals"].astype(bool)
+    both = terminals & (arrays["timeouts"].astype(bool) if "timeouts" in arrays else False)
+    if both.any():
+        if data.get("terminals") is None and data.get("terminations") is None:
+            notes.append(f"dones: {int(both.sum())} that are time limits too are no terminations")
+            return terminals & ~both
+        notes.append(f"{int(both.sum())} rows are both terminations and time limits: taken as terminations")
+    return terminals
 
 
 def _array(value: Any, name: str, source: str) -> np.ndarray:
@@ -215,7 +230,7 @@ def _same_shape(observations: Arrays, next_observations: Arrays, source: str) ->
         )
 
 
-def _jumps(observations: Arrays, next_observations: Arrays) -> np.ndarray:
+def jumps(observations: Arrays, next_observations: Arrays) -> np.ndarray:
     """Rows whose next observation is not the observation of the next row; the last row among them."""
     if isinstance(observations, dict):
         assert isinstance(next_observations, dict)
@@ -239,62 +254,3 @@ def _moved_ends(timeouts: np.ndarray, terminals: np.ndarray, known: np.ndarray) 
         if row > 0 and known[row - 1] and not terminals[row - 1]:
             moved[row - 1] = True
     return moved
-
-
-def _actions(actions: Arrays, space: spaces.Space | None, source: str, notes: list[str]) -> tuple[spaces.Space, np.ndarray]:
-    if isinstance(actions, dict):
-        raise DatasetError(f"{source}: actions must be one array, not a dict.")
-    discrete = np.issubdtype(actions.dtype, np.integer) or actions.dtype == bool
-    if discrete and not isinstance(space, spaces.Box):
-        actions = actions.reshape(-1).astype(np.int64) if actions.size == len(actions) else actions
-        if actions.ndim != 1 or actions.min() < 0:
-            raise DatasetError(f"{source}: integer actions must be one index of at least 0 a row, not shape {actions.shape}.")
-        space = space or spaces.Discrete(int(actions.max()) + 1)
-        if not isinstance(space, spaces.Discrete) or actions.max() >= space.n:
-            raise DatasetError(f"{source}: actions up to {int(actions.max())} do not fit {space}.")
-        return space, actions
-    actions = actions.astype(np.float32).reshape(len(actions), -1) if actions.ndim < 2 else actions.astype(np.float32)
-    if space is None:
-        low, high = actions.min(0), actions.max(0)
-        over = np.abs(actions).max(tuple(range(1, actions.ndim))) > 1
-        if np.abs(actions).max() <= 1 + _ROUNDING:
-            low, high, actions = np.full_like(low, -1), np.full_like(high, 1), np.clip(actions, -1, 1)
-            if over.any():
-                notes.append(f"actions: {int(over.sum())} rows slightly outside of [-1, 1], clipped")
-        else:
-            notes.append(f"no action space given: taken as the range of the actions, {low.min():.3g} to {high.max():.3g}")
-        return spaces.Box(low, np.where(high > low, high, low + 1).astype(np.float32), dtype=np.float32), actions
-    if not isinstance(space, spaces.Box) or space.shape != actions.shape[1:]:
-        raise DatasetError(f"{source}: actions of shape {actions.shape[1:]} do not fit {space}.")
-    over = np.maximum(space.low - actions, actions - space.high)
-    outside = over > 1e-6
-    if (over > 1e-2 * (space.high - space.low)).any():
-        row = int(np.flatnonzero(outside.reshape(len(actions), -1).any(1))[0])
-        raise DatasetError(
-            f"{source}: {int(outside.any(1).sum())} actions lie outside {space}, the first in row {row}: "
-            f"{actions[row].tolist()}."
-        )
-    if outside.any():
-        notes.append(f"actions: {int(outside.any(1).sum())} rows slightly outside the space, clipped")
-    return space, np.clip(actions, space.low, space.high).astype(np.float32)
-
-
-def _observation_space(observations: Arrays, space: spaces.Space | None, source: str) -> spaces.Space:
-    def wide(part: np.ndarray) -> spaces.Box:
-        if part.dtype == np.uint8:
-            return spaces.Box(0, 255, part.shape[1:], np.uint8)
-        return spaces.Box(-np.inf, np.inf, part.shape[1:], np.float32)
-
-    if space is None:
-        if isinstance(observations, dict):
-            return spaces.Dict({key: wide(part) for key, part in observations.items()})
-        return wide(observations)
-    given = (
-        {key: part.shape[1:] for key, part in observations.items()}
-        if isinstance(observations, dict)
-        else observations.shape[1:]
-    )
-    wanted = {key: part.shape for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
-    if given != wanted:
-        raise DatasetError(f"{source}: observations of shape {given} do not fit {space}.")
-    return space

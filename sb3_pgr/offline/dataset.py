@@ -14,6 +14,7 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 EPISODE_RETURN = "episode_return"  # a column of extras
 PLAYED_RETURNS = "played_returns"  # an entry of metadata
 ENV_KWARGS = "env_kwargs"  # entry of metadata: arguments of the environment
+GUESSED_RANGE = "no action space given"  # how such a correction begins
 REFERENCES = ("reference", "ref_min_score", "ref_max_score")  # entries of metadata: what returns are compared with
 
 
@@ -193,14 +194,16 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     :raises DatasetError: if shapes or environments differ
     """
     first = datasets[0]
+    action_space = _range_of_all(datasets)
     for other in datasets[1:]:
-        same = _shapes(other.observations) == _shapes(first.observations) and other.action_space == first.action_space
-        same &= other.env_id == first.env_id and other.metadata.get(ENV_KWARGS) == first.metadata.get(ENV_KWARGS)
-        if not same:
-            raise DatasetError(
-                f"{other.source} ({other.env_id}, {other.observation_space}) cannot be joined to "
-                f"{first.source} ({first.env_id}, {first.observation_space})."
-            )
+        for what, one, two in (
+            ("environment", other.env_id, first.env_id),
+            ("arguments of the environment", other.metadata.get(ENV_KWARGS), first.metadata.get(ENV_KWARGS)),
+            ("shape of observations", _shapes(other.observations), _shapes(first.observations)),
+            ("actions", other.action_space, first.action_space),
+        ):
+            if one != two and (what != "actions" or action_space is None):
+                raise DatasetError(f"{other.source} cannot be joined to {first.source}: {what} {one} there, {two} here.")
     whole = [part.select_episodes(np.arange(len(part.episode_ends))) for part in datasets]  # marks a last episode's end
     arrays = {
         name: join([getattr(part, name) for part in whole])
@@ -215,7 +218,25 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     behind = [value for part in datasets for value in part.metadata.get(PLAYED_RETURNS, ())]
     if behind:
         metadata[PLAYED_RETURNS] = behind
-    return replace(first, **arrays, source=source, corrections=(), metadata=metadata, extras=extras)
+    return replace(
+        first,
+        **arrays,
+        source=source,
+        corrections=(),
+        metadata=metadata,
+        extras=extras,
+        action_space=action_space or first.action_space,
+    )
+
+
+def _range_of_all(datasets: Sequence[OfflineDataset]) -> spaces.Box | None:
+    """The range of all actions, if each dataset's is only what its own actions reach; else nothing."""
+    boxes = [part.action_space for part in datasets if isinstance(part.action_space, spaces.Box)]
+    guessed = all(any(note.startswith(GUESSED_RANGE) for note in part.corrections) for part in datasets)
+    if not guessed or len(boxes) < len(datasets) or len({box.shape for box in boxes}) > 1:
+        return None
+    low, high = np.min([box.low for box in boxes], 0), np.max([box.high for box in boxes], 0)
+    return spaces.Box(low, high, dtype=np.float32)
 
 
 def _shapes(observations: Any) -> Any:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from sb3_pgr.offline.checks import dataset_from_arrays
 from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join
 
+SCORES = ("ref_min_score", "ref_max_score")  # what Minari calls returns of 0 and 100
 MINARI = "minari:"  # before the id, in the source of a dataset
 
 
@@ -50,7 +51,7 @@ def from_minari(dataset: Any, observation_space: spaces.Space | None, action_spa
         if name not in arrays and all(name in info and info[name].shape[1:] == first.shape[1:] for info in infos):
             arrays[name] = np.concatenate([info[name] for info in infos])
     env_id = None if dataset.env_spec is None else dataset.env_spec.id
-    references = {name: dataset.storage.metadata.get(name) for name in ("ref_min_score", "ref_max_score")}
+    references = {name: dataset.storage.metadata.get(name) for name in SCORES}
     if dataset.env_spec is not None and dataset.env_spec.kwargs:
         references[ENV_KWARGS] = dict(dataset.env_spec.kwargs)
     observation_space = dataset.observation_space if observation_space is None else observation_space
@@ -89,8 +90,10 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
             )
         )
     reference = dataset.metadata.get("reference")
+    known_scores = {name: dataset.metadata[name] for name in SCORES if dataset.metadata.get(name) is not None}
     if reference is not None:
-        kwargs = {"ref_min_score": reference["random"], "ref_max_score": reference["expert"], **kwargs}
+        known_scores = {"ref_min_score": reference["random"], "ref_max_score": reference["expert"]}
+    kwargs = {**known_scores, **kwargs}
     folder = Path(get_dataset_path(dataset_id))
     known = folder.exists()
     try:

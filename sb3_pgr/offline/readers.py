@@ -49,7 +49,7 @@ def load_dataset(
         raise DatasetError(
             f"A dataset is a path, a Minari id, a replay buffer or a mapping of arrays, not {type(source).__name__}."
         )
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         return from_minari(open_minari(path), *given)
     if path.is_file() and path.suffix in (".pkl", ".pickle"):
@@ -79,8 +79,12 @@ def env_id_of(path: str | Path) -> str | None:
 
 
 def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
-    """Write D4RL's names and the dataset's extras, under a temporary name first."""
-    path = Path(path)
+    """
+    Write D4RL's names and the dataset's extras, under a temporary name first.
+
+    :raises DatasetError: if its metadata hold what JSON cannot
+    """
+    path = Path(path).expanduser()
     arrays: dict[str, np.ndarray] = dict(dataset.extras)
     for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts"):
         value = getattr(dataset, name)
@@ -93,12 +97,18 @@ def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
         "n_actions": int(space.n) if isinstance(space, spaces.Discrete) else None,
         "observation_bounds": _bounds_of_vector(seen),
     }
-    meta = json.dumps(known | {"fingerprint": dataset.fingerprint})
+    meta = json.dumps(known | {"fingerprint": dataset.fingerprint}, default=_plain)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
     with open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays, **{_META: np.array(meta)})  # type: ignore[arg-type]
     os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise DatasetError(f"Metadata can hold numbers, texts, lists and dicts, not {type(value).__name__}: {value!r}.")
 
 
 def _bounds_of_vector(space: spaces.Space) -> list[list[float]] | None:

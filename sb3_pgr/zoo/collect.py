@@ -25,7 +25,7 @@ from sb3_pgr.zoo.arguments import import_gym_packages, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.interrupts import termination_interrupts
 from sb3_pgr.zoo.registry import register, resolve_algorithm
-from sb3_pgr.zoo.run_folder import CHECKPOINTS, TRAINING_ONLY
+from sb3_pgr.zoo.run_folder import CHECKPOINTS, TRAINING_ONLY, require_npz_target
 from sb3_pgr.zoo.saved_model import SavedModel, add_model_options, chosen_model, run_env_kwargs
 
 
@@ -35,8 +35,6 @@ def main() -> None:
     args = _parser().parse_args(with_packages(sys.argv[1:]))
     import_gym_packages(args.gym_packages)
     resolve_env_id(args.env)
-    if args.output.suffix != ".npz":
-        raise UsageError(f"-o {args.output}: the file must end in .npz.")
     if (args.replay or args.random) and (args.noise or args.random_actions or args.stochastic):
         raise UsageError(
             "--noise, --random-actions and --stochastic change what a trained agent does; not --random or --replay."
@@ -44,6 +42,7 @@ def main() -> None:
     for option, ignored in _ignored(args).items():
         if ignored:
             raise UsageError(f"--{option} means nothing here: {ignored}.")
+    require_npz_target(args.output)
     try:
         dataset = _replay(chosen_model(args), args) if args.replay else _rollouts(args)
     except (ValueError, DatasetError) as error:

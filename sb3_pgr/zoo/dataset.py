@@ -83,7 +83,7 @@ def _convert(dataset: OfflineDataset, target: str) -> None:
             save_minari(dataset, target)
         except ModuleNotFoundError:
             raise UsageError("Writing Minari datasets needs Minari: pip install 'sb3_pgr[offline]'") from None
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # the latter of an id without a version
             raise UsageError(f"Minari refuses {target}: {error}") from None
     print(f"{len(dataset):,} rows: {target}")
 
@@ -100,8 +100,8 @@ def _mix(target: Path, sources: list[str], seed: int) -> None:
             raise UsageError(f"{source}: after the colon stands a number of rows.")
         name, wanted = (name, int(rows)) if name and rows.isdigit() else (source, None)
         part = load_dataset(name)
-        if wanted is not None and wanted > len(part):
-            raise UsageError(f"{name} has {len(part):,} rows, not {wanted:,}.")
+        if wanted is not None and not 0 < wanted <= len(part):
+            raise UsageError(f"{name} has {len(part):,} rows, not {wanted:,}: at least one is taken, at most all.")
         parts.append(part if wanted is None else part.sample_episodes(wanted, seed))
         shares.append(f"{len(parts[-1]):,} rows of {name}")
     mixture = concatenate(parts, str(target))

@@ -18,7 +18,7 @@ from sb3_pgr.offline.dataset import ENV_KWARGS
 from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.robots import add_env_kwargs, make_task
-from sb3_pgr.zoo.run_folder import require_writable
+from sb3_pgr.zoo.run_folder import require_npz_target
 
 
 def main() -> None:
@@ -33,13 +33,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     add_env_kwargs(parser)
     args = parser.parse_args()
-    if args.output.suffix != ".npz":
-        raise UsageError(f"-o {args.output}: the file must end in .npz.")
     if args.episodes < 1 or (args.noise or 0) < 0:
         raise UsageError("--episodes must be at least 1 and --noise not negative.")
-    require_writable(args.output.parent)
     if args.noise is not None and args.by != "scripted":
         raise UsageError("--noise is for the scripted expert.")
+    require_npz_target(args.output)
     noise = 0.3 if args.noise is None else args.noise
     shown: dict[str, Any] = {"render_mode": "human"} if args.by in BY_HAND else {}
     env_kwargs = dict(args.env_kwargs)

@@ -25,7 +25,7 @@ from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register
-from sb3_pgr.zoo.run_folder import require_writable
+from sb3_pgr.zoo.run_folder import require_npz_target, require_writable
 from sb3_pgr.zoo.saved_model import SavedModel, run_env_kwargs, saved_model
 
 FIRST_USER, OF_A_SEED = 3 * 10**12, 10**7  # no evaluation and no model has seen these users
@@ -100,8 +100,6 @@ def _build(args: argparse.Namespace, items: str, world: str) -> None:
 
 
 def _collect(args: argparse.Namespace, items: str, world: str) -> None:
-    if args.output.suffix != ".npz":
-        raise UsageError(f"-o {args.output}: the file must end in .npz.")
     if len(set(args.behaviour)) < len(args.behaviour):
         raise UsageError("--behaviour: each only once; shares are equal.")
     if args.users < len(args.behaviour):
@@ -115,7 +113,7 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
         raise UsageError(f"{args.run} is no run on {args.env_id}.")
     if args.through_decoder and not {"random-slates", "logging"} & set(args.behaviour):
         raise UsageError("--through-decoder is for random-slates and logging; other behaviours show what is decoded anyway.")
-    require_writable(args.output.parent)
+    require_npz_target(args.output)
     own = {} if args.run is None else run_env_kwargs(args.run, args.env_id)
     changes = {name: value for name, value in own.items() if name in {field.name for field in fields(GemsConfig)}}
     users = make_users(items, world, "latent", "belief", args.models, fingerprints=own.get("fingerprints"), **changes)

@@ -338,7 +338,11 @@ class Manager(ExperimentManager):
         env = None
         if episodes and not is_stand_in(self.env_name.gym_id):
             env = self.create_envs(min(FINAL_ENVS, episodes), eval_env=True)
-        report_scores(model, self.algo, env, Path(self.save_path), episodes)
+        try:
+            report_scores(model, self.algo, env, Path(self.save_path), episodes)
+        except Exception:
+            self.save_trained_model(model)  # which else comes last
+            raise
 
     def _say_if_too_short(self, model: BaseAlgorithm) -> None:
         steps, starts = model.num_timesteps + self.n_timesteps, getattr(model, "learning_starts", 0)

@@ -28,12 +28,25 @@ def require_writable(folder: str | Path, free_bytes: int = 200 * 2**20) -> None:
             file.write(b"\0" * 4096)
             file.flush()
     except OSError as error:
-        raise UsageError(f"Cannot write to {folder}: {error.strerror}. Choose another folder with -f.") from None
+        raise UsageError(f"Cannot write to {folder}: {error.strerror}. Choose another folder.") from None
     free = shutil.disk_usage(folder).free
     if free < free_bytes:
         raise UsageError(
             f"Only {free / 2**20:.0f} MB are free in {folder}, and a run needs at least {free_bytes / 2**20:.0f} MB."
         )
+
+
+def require_npz_target(path: Path) -> None:
+    """
+    Before the work that would be lost.
+
+    :raises UsageError: if no npz file can be written there
+    """
+    if path.suffix != ".npz":
+        raise UsageError(f"-o {path}: the file must end in .npz.")
+    if path.is_dir():
+        raise UsageError(f"-o {path} is a folder; name a file.")
+    require_writable(path.parent)
 
 
 def write_run_file(

@@ -38,11 +38,12 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
     """
     dataset: OfflineDataset | None = getattr(model, "dataset", None)
     scores: dict[str, Any] = {"algo": algo, "seed": model.seed, "timesteps": model.num_timesteps, "updates": model._n_updates}
+    scores["env_id"] = None if env is None else _env_id(env)
     if isinstance(model, BC) and model.best_fraction != 1:
         scores["best_fraction"] = model.best_fraction
     references = None
     if dataset is not None:
-        references = reference_scores((None if env is None else _env_id(env)) or dataset.env_id, dataset.metadata)
+        references = reference_scores(scores["env_id"] or dataset.env_id, dataset.metadata)
         scores |= {
             "dataset": {"source": dataset.source, "fingerprint": dataset.fingerprint, "rows": len(dataset)},
             "reference": references and vars(references),
@@ -62,7 +63,7 @@ def report_scores(model: BaseAlgorithm, algo: str, env: VecEnv | None, run: Path
     temporary.write_text(json.dumps(scores, indent=1) + "\n")
     os.replace(temporary, run / SCORES)
     _draw(run, dataset, references)
-    _print(scores, [] if dataset is None else _cloning_beside(run, dataset.fingerprint))
+    _print(scores, [] if dataset is None else _cloning_beside(run, scores))
 
 
 def _off_policy(model: BaseAlgorithm, dataset: OfflineDataset) -> dict[str, float]:
@@ -112,13 +113,17 @@ def _write_csv(path: Path, returns: np.ndarray, lengths: np.ndarray) -> None:
         writer.writerows(zip(range(len(returns)), returns, lengths))
 
 
-def _cloning_beside(run: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """Scores of behaviour cloning on the same dataset, of all its episodes or of the best."""
+def _cloning_beside(run: Path, scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """Scores of behaviour cloning on the same dataset in the same environment, of all its episodes or of the best."""
     found = []
     for path in sorted((run.parent.parent / "bc").glob(f"*/{SCORES}")):
-        scores = json.loads(path.read_text())
-        if scores["dataset"]["fingerprint"] == fingerprint and "last" in scores:
-            found.append(scores["last"] | {"best_fraction": scores.get("best_fraction", 1)})
+        try:
+            other = json.loads(path.read_text())
+            same = other.get("env_id") == scores["env_id"] and other["reference"] == scores["reference"]
+            if same and other["dataset"]["fingerprint"] == scores["dataset"]["fingerprint"] and "last" in other:
+                found.append(other["last"] | {"best_fraction": other.get("best_fraction", 1)})
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:  # half written, or of another version
+            print(f"{path} is passed over: {type(error).__name__}: {error}.")
     return found
 
 
@@ -171,7 +176,7 @@ def _print(scores: dict[str, Any], cloning: list[dict[str, Any]]) -> None:
         print(f"0 and 100 are returns of {reference['low']:g} and {reference['high']:g}: {reference['name']}.")
     if "off_policy" not in scores:
         return
-    if scores["algo"] != "bc" and not cloning:
+    if scores["algo"] != "bc" and not cloning and "last" in scores:
         print("No run of bc on this dataset lies beside it: sb3-pgr train --algo bc --dataset ... gives what to compare with.")
     estimates = ", ".join(f"{name} {value:.4g}" for name, value in scores["off_policy"].items() if name != "rows")
     print(f"From {scores['off_policy']['rows']:,} rows of the dataset alone, in the learner's rewards: {estimates}")

@@ -19,6 +19,7 @@ from sb3_pgr.generative.relevance import RELEVANCE
 from sb3_pgr.offline.dataset import ENV_KWARGS, EPISODE_RETURN, PLAYED_RETURNS, REFERENCES, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.run_folder import require_npz_target
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
         raise UsageError(f"--device {args.device}: torch sees no such device here.")
     if output.resolve() == args.dataset.resolve():
         raise UsageError(f"--output {output} is the dataset itself; name another file.")
+    require_npz_target(output)
     try:
         dataset = load_dataset(args.dataset)
     except DatasetError as error:
