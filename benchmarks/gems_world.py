@@ -22,6 +22,7 @@ from sb3_pgr.envs.gems.policies import (
     RandomSlates,
     ShortTermOracle,
     SlatePolicy,
+    TopK,
     hill_climbed_slate,
 )
 from sb3_pgr.envs.gems.world import ITEM_SEEDS, WORLDS, make_engine
@@ -30,6 +31,7 @@ N_USERS, CATALOGUES = 1_000, range(100, 110)
 POLICIES: dict[str, type[Any]] = {
     "random": RandomSlates,
     "logging (epsilon 0.5)": EpsilonGreedyOracle,
+    "top-k": TopK,
     "short-term oracle": ShortTermOracle,
     "budget oracle": BudgetOracle,
 }

@@ -46,7 +46,23 @@ def test_from_models_to_an_offline_score(world, monkeypatch):
     data = np.load(root / "mixed.npz")
     assert data["observations"].shape == (900, 20) and data["actions"].shape == (900, 32)
     assert data["slates"].dtype == np.int16 and data["clicks"].sum() == data["rewards"].sum()
-    assert load_dataset(root / "mixed.npz").metadata["through_decoder"]
+    metadata = load_dataset(root / "mixed.npz").metadata
+    assert metadata["through_decoder"] and metadata["agents"]["medium"]["timesteps"] in (800, 1_600)
+    final = f"{LATENT.replace('/', '-')}.zip"
+    assert metadata["agents"]["expert"] == {"run": str(run_folder), "model": final, "timesteps": 1_600}
+
+    expert = [*recorded, "--behaviour", "expert", "--run"]
+    shutil.copytree(run_folder, root / "logs/redq/stopped_2")
+    (root / "logs/redq/stopped_2" / final).unlink()
+    assert "has no final model" in run(*expert, "logs/redq/stopped_2", "-o", "x.npz", expect=2, **where)
+    shutil.copytree(root / "models/gems/focused_topdown", root / "elsewhere")
+    output = run(*recorded, "--behaviour", "random", "--models", "elsewhere", "-o", "elsewhere.npz", **where)
+    assert load_dataset(root / "elsewhere.npz").metadata["env_kwargs"] == {"models": "elsewhere"}
+    config = run_folder / LATENT.replace("/", "-") / "config.yml"
+    kept = config.read_text()
+    config.write_text(yaml.dump(dict(yaml.unsafe_load(kept)) | {"normalize": True}))
+    assert "was trained with normalize" in run(*expert, run_folder, "-o", "x.npz", expect=2, **where)
+    config.write_text(kept)
 
     assert "9 of 100 to 100 rows" in run("dataset", "info", "mixed.npz", **where)
 
@@ -108,6 +124,7 @@ def test_refusals(world):
     assert "Did you mean" in run("gems", "build", "--env", "gems/focused_topdwn-v0", expect=2, **where)
     missing = run("train", "--algo", "redq", "--env", "gems/diffuse_mix_latent-v0", "-n", 100, expect=2, **where)
     assert "sb3-pgr gems build --env gems/diffuse_mix-v0" in missing and "Traceback" not in missing
+    assert "--seed -1 must be 0 or more" in run(*collect, "random", "--seed", "-1", expect=2, **where)
     assert "only once" in run(*collect, "logging", "logging", expect=2, **where)
     assert "--through-decoder is for" in run(*collect, "random", "--through-decoder", expect=2, **where)
     assert not (root / "x.npz").exists()

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from sb3_pgr.envs.gems import GemsConfig, GemsEngine, Items, draw_items
+from sb3_pgr.envs.gems.logs import simulate
 from sb3_pgr.envs.gems.policies import (
     BudgetOracle,
     ConstantSlate,
@@ -12,6 +14,7 @@ from sb3_pgr.envs.gems.policies import (
     hill_climbed_slate,
 )
 from sb3_pgr.envs.gems.random import normal, uniform
+from sb3_pgr.envs.gems.users import make_users
 from sb3_pgr.envs.gems.world import make_engine
 from scipy import stats
 
@@ -215,13 +218,56 @@ def test_bad_slates(slates, message):
 @pytest.mark.parametrize(
     "config",
     [dict(click_model="top"), dict(n_topics=17), dict(slate_size=12, diversity_threshold=2), dict(influence=0),
-     dict(horizon=0), dict(boredom_threshold=9)],
+     dict(horizon=0), dict(boredom_threshold=9), dict(horizon=2.5), dict(horizon=10**6), dict(boredom_window=-1),
+     dict(boredom_timeout=200), dict(boredom_window=40_000), dict(slate_size="5"), dict(offset=np.nan), dict(slope=np.inf),
+     dict(influence="0.9")],
 )  # fmt: skip
 def test_bad_worlds(config):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="must be"):
         GemsConfig(**config)
+
+
+def test_bad_catalogues():
     with pytest.raises(ValueError, match="n_topics x topic_size"):
         GemsEngine(draw_items(n_topics=5))
+    with pytest.raises(ValueError, match="topic 9 are none of a world of 5 topics"):
+        GemsEngine(draw_items(), GemsConfig(n_topics=5, topic_size=4))
+    items = draw_items(4)
+    for embeddings, topics in (
+        (items.embeddings * np.nan, items.topics),
+        (items.embeddings[0], items.topics),
+        (items.embeddings, items.topics[:3]),
+        (items.embeddings, items.topics - 10),
+        (items.embeddings, items.topics.astype(float)),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            Items(embeddings, topics)
+    with pytest.raises(ValueError, match="4 items do not fill a slate of 10"):
+        make_users(items, "topdown", "top_k")
+
+
+def test_other_topics_have_a_catalogue_of_their_own():
+    engine = make_engine("focused", "topdown", n_topics=5, topic_size=4)
+    norms = np.linalg.norm(engine.items.embeddings.reshape(-1, 5, 4), axis=2)
+    np.testing.assert_array_equal(norms.argmax(1), engine.items.topics)
+    with pytest.raises(ValueError, match="GemsConfig has no bordom"):
+        make_engine("focused", "topdown", bordom=3)
+
+
+def test_what_needs_users():
+    engine = GemsEngine(draw_items())
+    for use in (engine.get_state, lambda: engine.step(np.zeros((1, 10), int))):
+        with pytest.raises(ResetNeeded, match="no users before reset"):
+            use()
+    engine.reset(np.arange(2))
+    with pytest.raises(ValueError, match="has keys, step_number"):
+        engine.set_state({})
+
+
+def test_numbers_of_many_items():
+    users = make_users(draw_items(40_000), "topdown", horizon=1)
+    logs = simulate(users.engine, RandomSlates(), np.arange(50))
+    assert logs.slates.dtype == np.int32 and logs.slates.min() >= 0 and logs.slates.max() > 32_767
 
 
 def test_one_slate_for_all_climbs():

@@ -48,6 +48,8 @@ def datasets(tasks: list[str]) -> list[list[str]]:
         command = ["gems", "collect", "--env", f"gems/{world}_latent-v0", "--behaviour", *MIXTURES[mixture]]
         if "expert" in MIXTURES[mixture]:
             run = AGENTS / world / "sac_gems" / "seed_0" / "redq" / f"gems-{world}_latent-v0_1"
+            if not run.is_dir():
+                sys.exit(f"There is no {run}; first: sb3-pgr benchmark {HERE / 'online.yml'} -o {AGENTS}")
             command += ["--run", str(run)]
         commands.append([*command, "-o", str(DATASETS / f"{task}.npz")])
     return commands
@@ -62,7 +64,9 @@ def main() -> None:
     tasks = list(yaml.safe_load((HERE / "offline.yml").read_text())["tasks"])
     for command in models() if what == "models" else datasets(tasks):
         print(f"sb3-pgr {' '.join(command)}", flush=True)
-        subprocess.run([sys.executable, "-m", "sb3_pgr", *command], check=True)
+        status = subprocess.run([sys.executable, "-m", "sb3_pgr", *command], check=False).returncode
+        if status:
+            sys.exit(status)
 
 
 if __name__ == "__main__":

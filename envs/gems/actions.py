@@ -51,9 +51,14 @@ class TopKActions:
     the embeddings are the simulator's own.
 
     :param engine: of whose items -1 and 1 stand for the lowest and highest number
+    :raises ValueError: if there are fewer items than places
     """
 
     def __init__(self, engine: GemsEngine):
+        if len(engine.items.topics) < engine.config.slate_size:
+            raise ValueError(
+                f"{len(engine.items.topics)} items do not fill a slate of {engine.config.slate_size} different ones."
+            )
         self.embeddings, self.slate_size = engine.items.embeddings, engine.config.slate_size
         self.low, self.high = self.embeddings.min(0), self.embeddings.max(0)
         self.space = spaces.Box(-1, 1, self.low.shape, np.float32)

@@ -81,7 +81,7 @@ def _episodes(
         "next_observations": beliefs[:, 1:].reshape(n * horizon, -1),
         "terminals": np.zeros(n * horizon, bool),
         "timeouts": timesteps == horizon - 1,
-        "slates": arrays["slates"].astype(np.int16),
+        "slates": arrays["slates"].astype(users.engine.items.number_dtype),
         "clicks": arrays["clicks"].astype(np.uint8),
         "latents": arrays["latents"].astype(np.float32),
         "episode_ids": np.repeat(np.arange(first_user, first_user + n, dtype=np.int64), horizon),

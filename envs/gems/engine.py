@@ -9,11 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from sb3_pgr.envs.gems.items import Items
 from sb3_pgr.envs.gems.random import normal, uniform
 from scipy.special import expit
 
 CLICK_MODELS = ("topdown", "mixed")
+_WHOLE = {  # limits of whole numbers: counts are added in four bits a topic, steps kept in 16 bits, timeouts in 8
+    "slate_size": (1, 15),
+    "n_topics": (1, 16),
+    "topic_size": (1, 10_000),
+    "horizon": (1, 30_000),
+    "boredom_threshold": (1, 8),
+    "boredom_window": (0, 30_000),
+    "boredom_memory": (1, 15),
+    "boredom_timeout": (1, 127),
+    "diversity_threshold": (1, 8),
+}
 
 
 @dataclass(frozen=True)
@@ -58,19 +70,20 @@ class GemsConfig:
     def __post_init__(self) -> None:
         if self.click_model not in CLICK_MODELS:
             raise ValueError(f"click_model={self.click_model!r} must be one of {', '.join(CLICK_MODELS)}.")
-        for name in ("slate_size", "n_topics", "topic_size", "horizon", "boredom_memory", "boredom_timeout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.n_topics > 16:
-            raise ValueError(f"n_topics={self.n_topics} must be at most 16.")
+        for name, (low, high) in _WHOLE.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or not low <= value <= high:
+                raise ValueError(f"{name}={value!r} must be a whole number from {low} to {high:,}.")
+        for name in ("attention", "offset", "slope", "influence", "diversity_penalty"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+                raise ValueError(f"{name}={value!r} must be a finite number.")
         for name, size, threshold in (
             ("slate_size", self.slate_size, self.diversity_threshold),
             ("boredom_memory", self.boredom_memory, self.boredom_threshold),
         ):
-            if not 1 <= threshold <= 8 or size + 8 - threshold > 15:  # counts are added in four bits a topic
-                raise ValueError(
-                    f"{name}={size} with a threshold of {threshold}: the threshold must be 1 to 8, and at least {name} - 7."
-                )
+            if size + 8 - threshold > 15:
+                raise ValueError(f"{name}={size} with a threshold of {threshold}: the threshold must be at least {name} - 7.")
         if not (0 < self.attention <= 1 and 0 < self.influence <= 1 and self.diversity_penalty >= 1):
             raise ValueError("attention and influence must be in (0, 1], diversity_penalty at least 1.")
 
@@ -102,6 +115,7 @@ class GemsEngine:
 
     :param items: the catalogue
     :param config: numbers of the world
+    :raises ValueError: if the catalogue is not one of such a world
     """
 
     STATE = ("keys", "step_number", "preferences", "bored", "timeouts", "memory_topics", "memory_steps")
@@ -111,6 +125,8 @@ class GemsEngine:
         dim = self.config.n_topics * self.config.topic_size
         if items.embeddings.shape[1] != dim:
             raise ValueError(f"Items have {items.embeddings.shape[1]} numbers; n_topics x topic_size is {dim}.")
+        if items.topics.max() >= self.config.n_topics:
+            raise ValueError(f"Items of topic {items.topics.max()} are none of a world of {self.config.n_topics} topics.")
         self.propensities = self.config.propensities
         self._codes = np.uint64(1) << (np.uint64(4) * items.topics.astype(np.uint64))  # four bits count a topic
         shifts = np.uint64(4) * np.arange(self.config.n_topics, dtype=np.uint64)
@@ -129,6 +145,8 @@ class GemsEngine:
 
     @property
     def n_users(self) -> int:
+        if not hasattr(self, "keys"):
+            raise ResetNeeded("There are no users before reset.")
         return len(self.keys)
 
     def reset(self, keys: np.ndarray) -> tuple[np.ndarray, Outcome]:
@@ -181,10 +199,18 @@ class GemsEngine:
 
     def get_state(self) -> dict[str, Any]:
         """Copies of everything that changes, for ``set_state``."""
+        assert self.n_users
         return {name: value.copy() if isinstance(value := getattr(self, name), np.ndarray) else value for name in self.STATE}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``get_state`` returned."""
+        """
+        Go on from what ``get_state`` returned.
+
+        :raises ValueError: if it is something else
+        """
+        missing = [name for name in self.STATE if name not in state]
+        if missing:
+            raise ValueError(f"A state of this engine has {', '.join(missing)}, too.")
         for name in self.STATE:
             value = state[name]
             setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)

@@ -11,10 +11,23 @@ class Items:
     """
     :param embeddings: ``(n_items, n_topics * topic_size)`` float32 of length 1, topic by topic
     :param topics: main topic of each item ``(n_items,)``
+    :raises ValueError: if these are not such
     """
 
     embeddings: np.ndarray
     topics: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 2 or not len(self.embeddings) or not np.isfinite(self.embeddings).all():
+            raise ValueError(f"Embeddings must be finite numbers (n_items, size), not of shape {self.embeddings.shape}.")
+        whole = np.issubdtype(self.topics.dtype, np.integer)
+        if not whole or self.topics.shape != self.embeddings.shape[:1] or self.topics.min() < 0:
+            raise ValueError("Topics must be one number from 0 on for each item.")
+
+    @property
+    def number_dtype(self) -> type[np.signedinteger]:
+        """For numbers of items in logs."""
+        return np.int16 if len(self.topics) <= np.iinfo(np.int16).max else np.int32
 
     @property
     def fingerprint(self) -> str:

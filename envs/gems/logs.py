@@ -12,7 +12,7 @@ class Logs:
     """
     Episodes of ``horizon`` slates; row 0 is the first slate, which no policy chose.
 
-    :param slates: ``(n_users, horizon + 1, slate_size)`` int16
+    :param slates: ``(n_users, horizon + 1, slate_size)`` int16, or int32 of more than 32 767 items
     :param clicks: of the same shape, bool
     :param bored: topics that bore after the row ``(n_users, horizon + 1, n_topics)`` bool: privileged
     :param preferences: after the row ``(n_users, horizon + 1, n_topics * topic_size)`` float16: privileged
@@ -50,4 +50,4 @@ def simulate(engine: GemsEngine, policy: SlatePolicy, keys: np.ndarray) -> Logs:
 
 
 def _row(engine: GemsEngine, slates: np.ndarray, clicks: np.ndarray) -> tuple[np.ndarray, ...]:
-    return slates.astype(np.int16), clicks.copy(), engine.bored.copy(), engine.preferences.astype(np.float16)
+    return slates.astype(engine.items.number_dtype), clicks.copy(), engine.bored.copy(), engine.preferences.astype(np.float16)

@@ -48,6 +48,13 @@ class ShortTermOracle:
         return best_items(engine.scores(), engine.config.slate_size)
 
 
+class TopK:
+    """What each user likes best, whatever bores: what predicting ratings alone comes to; privileged."""
+
+    def __call__(self, engine: GemsEngine) -> np.ndarray:
+        return best_items(engine.preferences @ engine.items.embeddings.T, engine.config.slate_size)
+
+
 class EpsilonGreedyOracle:
     """
     The short-term oracle, but each rank shows a random item with some chance: what the published models learned from.

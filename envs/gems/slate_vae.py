@@ -79,10 +79,11 @@ class SlateVAE(nn.Module):
         """
         mean, std = self.encode(slates, clicks)
         items, clicked = self.logits(mean + std * th.randn_like(std))
+        exact_mean, exact_std = (value.to(th.promote_types(value.dtype, th.float32)) for value in (mean, std))
         parts = {
             "items": F.cross_entropy(items.flatten(0, 1).float(), slates.long().flatten()),
             "clicks": F.binary_cross_entropy_with_logits(clicked.float(), clicks.float()),
-            "kl": 0.5 * (mean**2 + std**2 - 2 * std.log() - 1).mean(),
+            "kl": 0.5 * (exact_mean**2 + exact_std**2 - 2 * exact_std.log() - 1).mean(),
         }
         return parts["items"] + click_weight * parts["clicks"] + kl_weight * parts["kl"], parts
 

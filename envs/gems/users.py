@@ -87,13 +87,13 @@ def make_users(
         if value not in known:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}.")
     folder = models_folder(items, world) if isinstance(items, str) else Path("models")
-    if isinstance(items, str) and not changes.keys() & set(MODELLED):
+    if isinstance(items, str) and not changes.keys() & {*MODELLED, "n_topics", "topic_size"}:
         command = f"sb3-pgr gems build --env gems/{items}_{world}-v0"
         if models is not None:
             command += f" --models {models}"
     else:
         command = "sb3_pgr.envs.gems.build.build_models(engine, FOLDER)"
-    parts = _Parts(engine, folder if models is None else Path(models), command, history, fingerprints or {})
+    parts = _Parts(engine, folder if models is None else Path(models).expanduser(), command, history, fingerprints or {})
     return Users(engine, ACTIONS[actions](parts), OBSERVATIONS[observations](parts))
 
 

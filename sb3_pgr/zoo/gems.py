@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from rl_zoo3.utils import get_saved_hyperparams
 from stable_baselines3.common.utils import set_random_seed
 from tqdm import tqdm
 
@@ -57,6 +58,8 @@ def main() -> None:
         verb.add_argument("--models", type=Path, help="folder of the models (default: one of the world, in the user's cache)")
         verb.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.seed < 0:
+        raise UsageError(f"--seed {args.seed} must be 0 or more.")
     items, world = _world(args.env)
     args.env_id = f"gems/{items}_{world}_latent-v0"
     try:
@@ -116,19 +119,24 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
     require_npz_target(args.output)
     own = {} if args.run is None else run_env_kwargs(args.run, args.env_id)
     changes = {name: value for name, value in own.items() if name in {field.name for field in fields(GemsConfig)}}
-    users = make_users(items, world, "latent", "belief", args.models, fingerprints=own.get("fingerprints"), **changes)
+    models = args.models or own.get("models")
+    users = make_users(items, world, "latent", "belief", models, fingerprints=own.get("fingerprints"), **changes)
+    if models is not None:
+        changes["models"] = str(models)
+    acting = _agents(agents, users, args)
     columns: list[dict[str, np.ndarray]] = []
     shares = {name: len(part) for name, part in zip(args.behaviour, np.array_split(range(args.users), len(args.behaviour)))}
     with tqdm(total=args.users, unit=" users", disable=None) as bar:
         done = 0
         for name, share in shares.items():
-            act, show = _behaviour(name, users, args)
+            act, show = (acting[name][1], None) if name in acting else _behaviour(name, users, args)
             set_random_seed(args.seed + done)  # loading an agent sets that of its run
             first = FIRST_USER + args.seed * OF_A_SEED + done
             columns.append(record(users, act, show, first, share, bar.update))
             done += share
     arrays = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
-    dataset = _dataset(arrays, users, args, shares, changes)
+    known = {"behaviour": shares, **({"agents": {name: saved for name, (saved, _) in acting.items()}} if acting else {})}
+    dataset = _dataset(arrays, users, args, known, changes)
     save_npz(dataset, args.output)
     returns = dataset.episode_returns
     print(f"{len(dataset):,} transitions of {len(returns):,} users, mean return {returns.mean():.1f}: {args.output}")
@@ -141,14 +149,38 @@ def _behaviour(name: str, users: Users, args: argparse.Namespace) -> tuple[Act |
     if name == "random":
         generator, size = np.random.default_rng(args.seed), users.actions.space.shape or ()
         return lambda obs: generator.uniform(-1, 1, (users.engine.n_users, *size)), None
+
+
+def _agents(names: list[str], users: Users, args: argparse.Namespace) -> dict[str, tuple[dict[str, Any], Act]]:
+    """
+    Agents of the run by the name of their behaviour, each with what a dataset is to say of it.
+
+    :raises UsageError: if the run is unfinished, or acts on something else than raw beliefs
+    """
+    if not names:
+        return {}
     expert = saved_model(args.run, None)
-    return _acting(expert if name == "expert" else _medium(expert, users)), None
+    if expert.path != expert.run / f"{args.env_id.replace('/', '-')}.zip":
+        raise UsageError(f"{args.run} has no final model: it is not finished. Go on with: sb3-pgr train --resume {args.run}")
+    hyperparams = get_saved_hyperparams(str(expert.run / args.env_id.replace("/", "-")))[0]
+    for wrapped in ("normalize", "frame_stack", "env_wrapper"):
+        if hyperparams.get(wrapped):
+            raise UsageError(f"{args.run} was trained with {wrapped}: its agent does not act on beliefs as they are.")
+    found = {}
+    for name in names:
+        saved = expert if name == "expert" else _medium(expert, users)
+        act, timesteps = _acting(saved, users)
+        found[name] = {"run": str(args.run), "model": saved.path.name, "timesteps": timesteps}, act
+    return found
 
 
-def _acting(saved: SavedModel) -> Act:
-    """The agent with the exploration that it has learned."""
+def _acting(saved: SavedModel, users: Users) -> tuple[Act, int]:
+    """The agent with the exploration that it has learned, and the steps that it learned for."""
     model = saved.load()
-    return lambda obs: model.predict(obs, deterministic=False)[0]
+    for known, own in ((model.observation_space, users.observations.space), (model.action_space, users.actions.space)):
+        if known.shape != own.shape:
+            raise UsageError(f"{saved.path} was trained on {known}; latent slates and beliefs are {own}.")
+    return lambda obs: model.predict(obs, deterministic=False)[0], model.num_timesteps
 
 
 def _medium(expert: SavedModel, users: Users) -> SavedModel:
@@ -156,9 +188,9 @@ def _medium(expert: SavedModel, users: Users) -> SavedModel:
     candidates = [SavedModel(path, expert.algo) for path in expert.run.glob("rl_model_*_steps.zip")]
     if not candidates:
         raise UsageError(f"{expert.run} has no models saved along the way; train with --save-freq, for instance 10000.")
-    returns = [_earned(_acting(saved), users) for saved in candidates]
+    returns = [_earned(_acting(saved, users)[0], users) for saved in candidates]
     chance = record(users, None, RandomSlates(), FIRST_USER, JUDGED_USERS)["rewards"].sum() / JUDGED_USERS
-    middle = (chance + _earned(_acting(expert), users)) / 2
+    middle = (chance + _earned(_acting(expert, users)[0], users)) / 2
     best = int(np.argmin(np.abs(np.array(returns) - middle)))
     print(f"Medium: {candidates[best].path.name}, {returns[best]:.0f} clicks; halfway to the expert is {middle:.0f}.")
     return candidates[best]
@@ -169,7 +201,7 @@ def _earned(act: Act, users: Users) -> float:
 
 
 def _dataset(
-    arrays: dict[str, np.ndarray], users: Users, args: argparse.Namespace, shares: dict[str, int], changes: dict[str, Any]
+    arrays: dict[str, np.ndarray], users: Users, args: argparse.Namespace, known: dict[str, Any], changes: dict[str, Any]
 ) -> OfflineDataset:
     model = users.actions.model  # type: ignore[attr-defined]
     engine = users.engine
@@ -178,7 +210,7 @@ def _dataset(
         for name, policy in (("random", RandomSlates()), ("expert", BudgetOracle()))
     }
     metadata = {
-        "behaviour": shares,
+        **known,
         "through_decoder": args.through_decoder,
         "seed": args.seed,
         "items": engine.items.fingerprint,
