@@ -146,9 +146,8 @@ def _behaviour(name: str, users: Users, args: argparse.Namespace) -> tuple[Act |
     if name in ("random-slates", "logging"):
         policy: SlatePolicy = RandomSlates(args.seed) if name == "random-slates" else EpsilonGreedyOracle(0.5, args.seed)
         return (through_decoder(users, policy), None) if args.through_decoder else (None, policy)
-    if name == "random":
-        generator, size = np.random.default_rng(args.seed), users.actions.space.shape or ()
-        return lambda obs: generator.uniform(-1, 1, (users.engine.n_users, *size)), None
+    generator, size = np.random.default_rng(args.seed), users.actions.space.shape or ()
+    return lambda obs: generator.uniform(-1, 1, (users.engine.n_users, *size)), None
 
 
 def _agents(names: list[str], users: Users, args: argparse.Namespace) -> dict[str, tuple[dict[str, Any], Act]]:
