@@ -98,8 +98,9 @@ def save(dataset: Any, task: str, kind: str, reference: dict[str, Any] | None) -
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replay", action="store_true", help="only play back the recordings")
+    parser.add_argument("--task", choices=TASKS, help="only this one; nothing is written to the results")
     args = parser.parse_args()
-    tasks = {task: make(task, args.replay) for task in TASKS}
-    if not args.replay:
+    tasks = {task: make(task, args.replay) for task in ([args.task] if args.task else TASKS)}
+    if not args.replay and not args.task:
         result = {"provenance": provenance([SEED]), "tasks": tasks}
         (RESULTS / "offline_datasets.json").write_text(json.dumps(result, indent=2) + "\n")

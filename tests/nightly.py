@@ -99,7 +99,8 @@ STEPS = (
         "python benchmarks/offline_speed.py --peer-python build/d3rlpy/bin/python",
     ),
     Step("python benchmarks/generator_quality.py"),
-    Step("python benchmarks/offline_datasets.py --replay"),
+    Step("python benchmarks/offline_agents.py"),  # whose policies are here already: nothing to do
+    Step("python benchmarks/offline_datasets.py"),
     Step(
         "python benchmarks/offline_quality.py --peer-python <python of an environment with d3rlpy>",
         peer("d3rlpy", "d3rlpy==2.8.1"),
