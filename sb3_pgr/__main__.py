@@ -48,6 +48,8 @@ def run(verb: str) -> None:
         if error.name not in ("rl_zoo3", "optuna", "pandas", "matplotlib", "plotly", "rliable"):
             raise
         sys.exit(f"sb3-pgr: '{verb}' needs RL Baselines3 Zoo. Install it with: pip install 'sb3_pgr[zoo]'")
+    except KeyboardInterrupt:  # importing takes seconds
+        sys.exit(130)
     errors.entry_point(command.main)
 
 

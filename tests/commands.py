@@ -3,7 +3,10 @@
 import atexit
 import multiprocessing
 import os
+import pty
 import runpy
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +33,31 @@ def run(*arguments, expect=0, module="sb3_pgr", cwd=None, env=None):
         output = Path(printed.name).read_text()
     assert process.exitcode == expect, output
     return output
+
+
+def in_terminal(*arguments, cwd=None, interrupt_at=None):
+    """
+    Exit status and what the command wrote on a terminal of its own.
+
+    :param interrupt_at: a text on which Ctrl-C is pressed
+    """
+    ours, its = pty.openpty()
+    process = subprocess.Popen(command(*arguments), stdin=its, stdout=its, stderr=its, cwd=cwd, start_new_session=True)
+    os.close(its)
+    said, pressed = b"", False
+    while True:
+        try:
+            part = os.read(ours, 65_536)
+        except OSError:  # the other end is closed
+            part = b""
+        if not part:
+            break
+        said += part
+        if interrupt_at is not None and not pressed and interrupt_at.encode() in said:
+            pressed = True
+            os.killpg(process.pid, signal.SIGINT)
+    os.close(ours)
+    return process.wait(), said.decode(errors="replace")
 
 
 def _run(given, printed, cwd, env):

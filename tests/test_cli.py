@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from commands import command, run
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_pgr import __main__
 from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.common.video import record_episodes
 from sb3_pgr.zoo import train as verb
@@ -360,6 +362,23 @@ def test_optimize(tmp_path):
     assert list(tmp_path.glob("redq/report_*.csv"))
     study = optuna.load_study(study_name="shared", storage=f"sqlite:///{tmp_path}/study.db")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+
+
+@pytest.mark.parametrize("missing", [ModuleNotFoundError("rl_zoo3", name="rl_zoo3"), KeyboardInterrupt()])
+def test_starting_without_rl_zoo_and_ctrl_c_meanwhile(monkeypatch, missing):
+    def fail(name):
+        raise missing
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(SystemExit) as stopped:
+        __main__.run("train")
+    assert stopped.value.code == 130 or "pip install 'sb3_pgr[zoo]'" in stopped.value.code
+
+
+def test_a_closed_pipe_is_no_error():
+    shell = " ".join(map(shlex.quote, command("list-envs"))) + " | true; echo ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n" and "BrokenPipe" not in done.stderr
 
 
 def test_list_envs():

@@ -114,6 +114,33 @@ def test_from_models_to_an_offline_score(world, monkeypatch):
             verb.main()
 
 
+def test_one_bar_for_each_model(monkeypatch, tmp_path):
+    bars = []
+
+    class Bar:
+        def __init__(self, desc, **kwargs):
+            bars.append(desc)
+            self.n = 0
+
+        def update(self, steps):
+            self.n += steps
+
+        def set_postfix_str(self, text): ...
+
+        def close(self): ...
+
+    def build(engine, folder, preset, seed, device, compile, progress):
+        for step in range(1, 11):
+            progress("items", step, 10, 0.5)
+        return {"seconds": 1, "slate_vae": {}, "belief_explained_variance": {}}
+
+    monkeypatch.setattr(gems, "tqdm", Bar)
+    monkeypatch.setattr(gems, "build_models", build)
+    monkeypatch.setattr(sys, "argv", ["gems", "build", "--env", "gems/focused_topdown-v0", "--models", str(tmp_path)])
+    gems.main()
+    assert bars == ["items"]
+
+
 def test_refusals(world):
     root, where = world
     collect = ["gems", "collect", "--env", LATENT, "-o", "x.npz", "--behaviour"]

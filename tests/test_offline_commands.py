@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from commands import run
+from commands import in_terminal, run
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgr import IQL
@@ -89,6 +89,17 @@ def test_other_runs_beside_do_no_harm(tmp_path, folder):
     assert "No run of bc" in output and output.count("is passed over") == 2 and "normalised" in output
     assert (tmp_path / "logs" / "td3_bc" / f"{ENV}_1" / f"{ENV}.zip").is_file()
     assert "bc, run 1 " in train(tmp_path, "--dataset", folder / "data.npz", algo="iql")
+
+
+def test_in_a_terminal(folder, tmp_path):
+    """With a progress bar, which nobody asks for there; interrupted, and continued."""
+    small = ["-params", "policy_kwargs:dict(net_arch=[8])"]
+    arguments = ["--algo", "bc", "--dataset", folder / "data.npz", "--eval-freq", -1, "--final-episodes", 2, "-f", tmp_path]
+    status, said = in_terminal("train", *arguments, "-n", 60, *small)
+    assert status == 0 and "60/60" in said and "bc, last policy, 2 episodes" in said and "Traceback" not in said
+
+    status, said = in_terminal("train", *arguments, "-n", 10**7, *small, interrupt_at="/10,000,000")
+    assert status == 130 and "Continue with" in said and "Traceback" not in said
 
 
 def test_without_any_environment(folder):

@@ -25,7 +25,7 @@ def run_gradient_loop(
     :param before_log: called before each of them
     """
     callback.on_training_start(locals(), globals())  # a progress bar asks for total_timesteps
-    dones, infos = np.ones(1, bool), [dict[str, Any]()]  # what callbacks expect of a step
+    dones, infos = np.zeros(1, bool), [dict[str, Any]()]  # what callbacks expect of a step: no episode ends
     while model.num_timesteps < total_timesteps:
         callback.on_rollout_start()
         steps = min(block_size, total_timesteps - model.num_timesteps)

@@ -24,6 +24,7 @@ def plain_errors() -> Iterator[None]:
     """Print expected errors without a traceback and exit with 1 (2 for wrong usage); exit with 130 on Ctrl-C."""
     try:
         yield
+        sys.stdout.flush()  # at exit nobody could catch what that raises
     except EXPECTED as error:
         print(f"sb3-pgr: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError | ModelError | gym.error.Error) else 1)

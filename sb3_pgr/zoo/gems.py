@@ -87,7 +87,9 @@ def _build(args: argparse.Namespace, items: str, world: str) -> None:
     bars: dict[str, Any] = {}
 
     def progress(what: str, step: int, steps: int, loss: float) -> None:
-        bar = bars.setdefault(what, tqdm(total=steps, desc=what, unit=" steps", disable=None))
+        if what not in bars:
+            bars[what] = tqdm(total=steps, desc=what, unit=" steps", disable=None)
+        bar = bars[what]
         bar.set_postfix_str(f"loss {loss:.3f}")
         bar.update(step - bar.n)
 

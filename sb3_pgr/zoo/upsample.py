@@ -1,6 +1,7 @@
 """``upsample``: a larger dataset of synthetic transitions from a dataset of real ones (SynthER, Lu et al. 2023)."""
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,8 @@ def _draw(
     imagination: Imagination, real: dict[str, th.Tensor], args: argparse.Namespace, diagnostics: Path
 ) -> dict[str, th.Tensor]:
     """Exactly as many as asked for: rows outside the data's box are made up for by drawing again."""
-    synthetic, report = imagination.imagine(real, args.num_samples, len(real["rewards"]), progress_bar())
+    bar = progress_bar() if sys.stderr.isatty() else None
+    synthetic, report = imagination.imagine(real, args.num_samples, len(real["rewards"]), bar)
     write_report(report, diagnostics)
     print(f"Diagnostics: {diagnostics}")
     if synthetic is None:
