@@ -389,6 +389,8 @@ def test_runs_that_learn_nothing_are_told(tmp_path):
     said = "Nothing is learned in 150 steps: learning_starts=5000."
     assert said in train(tmp_path, "--eval-freq", -1, "--checkpoint-freq", 0, steps=150, params=[])
     assert "Nothing is learned" not in train(tmp_path, "--eval-freq", -1, "--checkpoint-freq", 0, steps=150)
+    said = train(tmp_path, "--eval-freq", -1, "--checkpoint-freq", 0, steps=150, algo="pgrsac")
+    assert "Nothing is generated in 150 steps: retrain_every=5000." in said
 
 
 @pytest.mark.parametrize(

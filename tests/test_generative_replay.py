@@ -3,6 +3,7 @@ import gc
 import pickle
 import warnings
 import weakref
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +24,7 @@ from sb3_pgr import (
     PrioritizedReplayBuffer,
     SequenceReplayBuffer,
 )
+from sb3_pgr.generative.config import GeneratorConfig
 from sb3_pgr.generative.diagnostics import read_report, reports
 from sb3_pgr.generative.relevance import Relevance
 
@@ -113,6 +115,42 @@ def test_half_of_a_batch_is_synthetic():
     assert int((replay.sample(256).rewards == 1e6).sum()) == 128
     assert int((replay.sample_block(5, 256).rewards == 1e6).sum()) == 5 * 128
     assert batch.observations.shape == (256, 3) and batch.rewards.shape == batch.dones.shape == (256, 1)
+
+
+def test_reset_forgets_everything():
+    replay = buffer()
+    fill(replay, 150)
+    replay.sample(4)
+    assert replay.generator.n_fits == 1
+    replay.reset()
+    with pytest.raises(ValueError, match="empty"):
+        replay.sample(4)
+    fill(replay, 90)
+    assert replay.present_shares() == {"online": 1, "synthetic": 0}
+    replay.sample(4)
+    assert replay.generator.n_fits == 1
+    fill(replay, 10)
+    replay.sample(4)
+    assert replay.generator.n_fits == 2
+
+
+def test_settings_of_a_generator_stay_what_they_are():
+    config = GeneratorConfig(denoiser_kwargs=dict(width=64), train_steps=7)
+    assert buffer(generator=config).generator.config == config
+    assert buffer(generator=config, cfg_scale=1.25).generator.config == replace(config, cfg_scale=1.25)
+
+
+def test_diagnostics_are_of_one_run(tmp_path):
+    def steps():
+        return [int(path.stem.removeprefix("refit_")) for path in reports(tmp_path / "diagnostics")]
+
+    callback = dict(callback=GenerativeReplayCallback(tmp_path), log_interval=None)
+    model(SAC).learn(320, **callback)
+    assert steps() == [100, 200, 300]
+    again = model(SAC).learn(220, **dict(callback, callback=GenerativeReplayCallback(tmp_path)))
+    assert steps() == [100, 200]
+    again.learn(100, reset_num_timesteps=False, **dict(callback, callback=GenerativeReplayCallback(tmp_path)))
+    assert steps() == [100, 200, 300]
 
 
 def test_refits_fall_due_by_transitions():
@@ -227,12 +265,11 @@ def test_simulator_that_cannot_be_built_is_no_reason_to_stop(monkeypatch):
 
 
 def test_damaged_report_is_skipped(tmp_path):
-    trained = model(SAC)
-    (tmp_path / "diagnostics").mkdir()
-    (tmp_path / "diagnostics" / "refit_000000050.npz").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.warns(UserWarning, match="refit_000000050.npz is not the report of a refit, or is damaged"):
-        trained.learn(150, GenerativeReplayCallback(tmp_path), log_interval=None)
-    assert [path.name for path in reports(tmp_path / "diagnostics")] == ["refit_000000050.npz", "refit_000000100.npz"]
+    trained = model(SAC).learn(150, GenerativeReplayCallback(tmp_path), log_interval=None)
+    (tmp_path / "diagnostics" / "refit_000000100.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.warns(UserWarning, match="refit_000000100.npz is not the report of a refit, or is damaged"):
+        trained.learn(100, GenerativeReplayCallback(tmp_path), log_interval=None, reset_num_timesteps=False)
+    assert [path.name for path in reports(tmp_path / "diagnostics")] == ["refit_000000100.npz", "refit_000000200.npz"]
     assert len((tmp_path / "diagnostics" / "refits.csv").read_text().splitlines()) == 2
 
 

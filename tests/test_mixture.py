@@ -154,7 +154,9 @@ def test_a_prioritized_source(block):
     batch = buffer.sample_block(2, 8) if block else buffer.sample(8)
     assert batch.weights.shape == batch.rewards.shape
     online = batch.rewards.squeeze(-1) == 0
-    assert (batch.weights[~online] == 1).all()
+    for rows in zip(batch.weights.squeeze(-1), online, strict=True) if block else [(batch.weights.squeeze(-1), online)]:
+        assert rows[0].max() == 1
+        assert rows[0][rows[1]].mean().item() == pytest.approx(rows[0][~rows[1]].mean().item())
     buffer.update_priorities(batch.indices, th.full(batch.indices.shape, 9.0))
     touched = set((batch.indices[online] & 0xFFFF).tolist())
     priorities = buffer.online.priorities().flatten()

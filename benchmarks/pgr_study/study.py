@@ -3,7 +3,7 @@ Runs a study (tasks x arms x seeds), each run on one core (or as many as the stu
 
     python benchmarks/pgr_study/study.py base_agent             # what is missing, two runs at a time; then the report
     python benchmarks/pgr_study/study.py base_agent --report    # table and curves from what there is
-    python benchmarks/pgr_study/study.py base_agent --run dmc/cheetah-run-v0 ln2_u8_d1 0     # one run
+    python benchmarks/pgr_study/study.py base_agent --run dmc/cheetah-run-v0 u4_d1_t 0     # one run
 
 A study is a YAML file beside this one: what all arms have in common and what each changes are arguments of the algorithm.
 It may be stopped at any time: a run goes on exactly from its last checkpoint (under ``build/``). Results are
@@ -135,14 +135,20 @@ def finished(study: dict[str, Any], task: str, arm: str, seed: int) -> bool:
     return path.exists() and read(path)[-1]["timesteps"] >= study["n_timesteps"]
 
 
-def run_missing(study: dict[str, Any], jobs: int, device: str) -> None:
-    """Seed by seed and arm by arm, so that a cut leaves whole comparisons behind."""
+def run_missing(study: dict[str, Any], jobs: int, device: str) -> int:
+    """
+    Seed by seed and arm by arm, so that a cut leaves whole comparisons behind.
+
+    :return: number of runs that failed
+    """
+    failed = 0
     runs = [(task, arm, seed) for seed in study["seeds"] for arm in study["arms"] for task in study["tasks"]]
     todo = [run for run in runs if not finished(study, *run)]
     running: list[subprocess.Popen[bytes]] = []
     environment = {**os.environ, "OMP_NUM_THREADS": str(study.get("threads", 1))} if device == "cpu" else None
     try:
         while todo or running:
+            failed += sum(bool(process.poll()) for process in running)
             running = [process for process in running if process.poll() is None]
             while todo and len(running) < jobs:
                 task, arm, seed = todo.pop(0)
@@ -152,6 +158,7 @@ def run_missing(study: dict[str, Any], jobs: int, device: str) -> None:
     finally:
         for process in running:
             process.terminate()
+    return failed
 
 
 def report(study: dict[str, Any]) -> None:
@@ -209,6 +216,7 @@ if __name__ == "__main__":
     if args.run:
         train(study, args.run[0], args.run[1], int(args.run[2]), args.device)
     else:
-        if not args.report:
-            run_missing(study, args.jobs, args.device)
+        failed = 0 if args.report else run_missing(study, args.jobs, args.device)
         report(study)
+        if failed:
+            sys.exit(f"{failed} runs failed; the report is without them.")

@@ -183,7 +183,8 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         """
         Draw ``batch_size`` rows from the sources.
 
-        :return: as the sources return them, source by source; ``WeightedSamples`` if one of them is prioritized
+        :return: as the sources return them, source by source; ``WeightedSamples`` if one of them is prioritized: weights are
+            on average the same for each source (its share of a loss is its share of the rows), the largest is 1
         :raises ValueError: if all sources with a share are empty
         """
         counts = self._counts(batch_size)
@@ -250,7 +251,9 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
             for field in set(kind._fields) - {*type(batches[0])._fields[:6]}:  # what not every source may know
                 columns[field] = th.cat([_or_full(getattr(batch, field, None), batch.rewards, 0.0) for batch in batches], dim)
             return kind(**columns)
-        columns["weights"] = th.cat([_or_full(getattr(batch, "weights", None), batch.rewards, 1.0) for batch in batches], dim)
+        columns["weights"] = _weights(
+            [_or_full(getattr(batch, "weights", None), batch.rewards, 1.0) for batch in batches], dim
+        )
         indices = []
         for name, batch in parts.items():
             own = getattr(batch, "indices", None)
@@ -347,3 +350,9 @@ def _cat(values: list[Any], dim: int) -> Any:
 
 def _or_full(value: th.Tensor | None, like: th.Tensor, number: float) -> th.Tensor:
     return th.full_like(like, number) if value is None else value
+
+
+def _weights(parts: list[th.Tensor], dim: int) -> th.Tensor:
+    """Of the sources' rows, in proportion to each source's mean."""
+    weights = th.cat([part / part.mean(dim, keepdim=True) for part in parts], dim)
+    return weights / weights.amax(dim, keepdim=True)

@@ -9,7 +9,7 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pgr.envs.simulator import SimulatorProbe, determines_state
-from sb3_pgr.generative.diagnostics import FOLDER, Simulator, add_dynamics_error, write_report
+from sb3_pgr.generative.diagnostics import FOLDER, Simulator, add_dynamics_error, remove_reports, write_report
 from sb3_pgr.generative.imagination import RefitReport
 from sb3_pgr.generative.replay import SYNTHETIC, GenerativeReplayBuffer
 
@@ -20,7 +20,8 @@ class GenerativeReplayCallback(BaseCallback):
     and writes a picture, a table and the data of each refit. ``PGRSAC`` needs no callback.
 
     :param log_dir: folder for ``diagnostics/``; the logger's by default, which SB3 puts below the system's temporary folder
-        unless told otherwise; with ``verbose=1`` the model says where it is
+        unless told otherwise; with ``verbose=1`` the model says where it is. What another run left there is removed at the
+        first refit
     :param progress: show a progress bar during a refit (needs tqdm)
     """
 
@@ -58,7 +59,7 @@ class RefitLog:
     def __init__(self, log_dir: str | Path | None = None, progress: bool = False, reported: RefitReport | None = None):
         self.log_dir, self.progress, self.reported = log_dir, progress, reported
         self._simulator: Simulator | None = None
-        self._sought_simulator, self._said_where = False, False
+        self._sought_simulator, self._said_where, self._wrote = False, False, False
 
     def attach(self, buffer: GenerativeReplayBuffer) -> None:
         """Let a buffer show its progress, if that is wanted."""
@@ -87,6 +88,9 @@ class RefitLog:
             if model.verbose and not self._said_where:
                 print(f"Diagnostics of the generator: {Path(folder) / FOLDER}")
                 self._said_where = True
+            if not self._wrote:
+                self._wrote = True
+                remove_reports(Path(folder) / FOLDER, after=-1 if buffer.generator.n_fits <= 1 else report.step)
             write_report(report, Path(folder) / FOLDER)
 
 

@@ -81,6 +81,14 @@ def reports(folder: Path) -> list[Path]:
     return sorted(folder.glob("refit_*.npz"))
 
 
+def remove_reports(folder: Path, after: int) -> None:
+    """Of refits after a step: of another run, or of what a resumed run does again."""
+    for path in reports(folder):
+        if int(path.stem.removeprefix("refit_")) > after:
+            path.unlink()
+            path.with_suffix(".png").unlink(missing_ok=True)
+
+
 def _file(folder: Path, step: int, kind: str) -> Path:
     return folder / f"refit_{step:09d}.{kind}"
 

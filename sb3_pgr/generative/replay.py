@@ -3,6 +3,7 @@
 import functools
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -140,8 +141,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         )
         seed = th.initial_seed()
         settings = {"cfg_scale": cfg_scale, "cfg_dropout": cfg_dropout}
-        config = generator_config(generator)
-        config = generator_config(vars(config) | {name: value for name, value in settings.items() if value is not None})
+        config = replace(generator_config(generator), **{name: value for name, value in settings.items() if value is not None})
         self._make_imagination = functools.partial(
             Imagination,
             self._flat.dim,
@@ -258,6 +258,13 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
             count, random = self.size() * self.n_envs, self.imagination.random
             rows = th.randint(count, (self.relevance.batch_size,), generator=random, device=self.device)
             self.relevance_log = self.relevance.update(self._transitions(rows))
+
+    def reset(self) -> None:
+        """Forget all transitions, real and synthetic, and start counting anew; generator and relevance keep what they know."""
+        super().reset()
+        self.sources[SYNTHETIC].reset()
+        self.n_added = 0
+        self._next_refit, self._n_relevant, self._told_to_wait = self.retrain_every, 0, False
 
     def refit(self) -> RefitReport:
         """Fit the generator on all real transitions now, and replace the synthetic ones."""

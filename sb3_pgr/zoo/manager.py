@@ -348,6 +348,9 @@ class Manager(ExperimentManager):
         steps, starts = model.num_timesteps + self.n_timesteps, getattr(model, "learning_starts", 0)
         if self.extras.dataset is None and steps <= starts:
             print(f"Nothing is learned in {steps} steps: learning_starts={starts}.")
+        every = getattr(getattr(model, "replay_buffer", None), "retrain_every", 0)
+        if steps < every:
+            print(f"Nothing is generated in {steps} steps: retrain_every={every}.")
 
     def learn(self, model: BaseAlgorithm) -> None:
         kwargs: dict[str, Any] = {"reset_num_timesteps": self.extras.resume is None}

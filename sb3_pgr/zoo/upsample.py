@@ -1,6 +1,7 @@
 """``upsample``: a larger dataset of synthetic transitions from a dataset of real ones (SynthER, Lu et al. 2023)."""
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from sb3_pgr.offline.dataset import ENV_KWARGS, EPISODE_RETURN, PLAYED_RETURNS, 
 from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.run_folder import require_npz_target
+
+DYNAMICS_EPOCHS = 10
 
 
 def main() -> None:
@@ -77,7 +80,7 @@ def upsample(dataset: OfflineDataset, args: argparse.Namespace, diagnostics: Pat
             action_dim,
             n_actions,
             args.relevance,
-            {"preset": args.generator, "train_steps": args.train_steps, "terminals": True},
+            _settings(args, len(dataset)),
             args.top_frac,
             device=device,
             seed=args.seed,
@@ -139,6 +142,13 @@ def upsample(dataset: OfflineDataset, args: argparse.Namespace, diagnostics: Pat
         },
         extras={EPISODE_RETURN: np.full(args.num_samples, np.nan)},
     )
+
+
+def _settings(args: argparse.Namespace, rows: int) -> dict[str, Any]:
+    """Of the generator; its dynamics head, which decides rewards and next observations, sees every row ten times or more."""
+    preset = PRESETS[args.generator]
+    steps = max(preset.dynamics_steps, math.ceil(DYNAMICS_EPOCHS * rows / preset.batch_size))
+    return {"preset": args.generator, "train_steps": args.train_steps, "terminals": True, "dynamics_steps": steps}
 
 
 def _draw(
