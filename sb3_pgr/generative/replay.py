@@ -140,7 +140,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
             gamma=gamma,
         )
         seed = th.initial_seed()
-        settings = {"cfg_scale": cfg_scale, "cfg_dropout": cfg_dropout}
+        settings: dict[str, Any] = {"cfg_scale": cfg_scale, "cfg_dropout": cfg_dropout}
         config = replace(generator_config(generator), **{name: value for name, value in settings.items() if value is not None})
         self._make_imagination = functools.partial(
             Imagination,
