@@ -4,11 +4,14 @@ import atexit
 import multiprocessing
 import os
 import pty
+import re
 import runpy
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 # A server that has imported what commands import, and forks one process for each: starting Python anew takes seconds.
@@ -39,25 +42,30 @@ def in_terminal(*arguments, cwd=None, interrupt_at=None):
     """
     Exit status and what the command wrote on a terminal of its own.
 
-    :param interrupt_at: a text on which Ctrl-C is pressed
+    :param interrupt_at: a pattern; when it appears, Ctrl-C is pressed, and again if nothing happens for a while
     """
     ours, its = pty.openpty()
     process = subprocess.Popen(command(*arguments), stdin=its, stdout=its, stderr=its, cwd=cwd, start_new_session=True)
     os.close(its)
-    said, pressed = b"", False
+    said, pressed, began = "", float("inf"), time.monotonic()
     while True:
         try:
-            part = os.read(ours, 65_536)
+            part = os.read(ours, 65_536) if select.select([ours], [], [], 1)[0] else None
         except OSError:  # the other end is closed
-            part = b""
-        if not part:
             break
-        said += part
-        if interrupt_at is not None and not pressed and interrupt_at.encode() in said:
-            pressed = True
+        said += (part or b"").decode(errors="replace")
+        now = time.monotonic()
+        if interrupt_at is not None and (now > pressed + 30 or (pressed > now and re.search(interrupt_at, said))):
+            pressed = now
             os.killpg(process.pid, signal.SIGINT)
+        if part == b"" or now > began + 300:
+            break
     os.close(ours)
-    return process.wait(), said.decode(errors="replace")
+    try:
+        return process.wait(10), said
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait(), said
 
 
 def _run(given, printed, cwd, env):

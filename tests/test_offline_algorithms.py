@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
@@ -143,6 +143,12 @@ def test_resume_is_exact(algorithm, data, tmp_path, normalize, small):
     checkpoint.restore(resumed)
     resumed.learn(200 - resumed.num_timesteps, checkpoint, reset_num_timesteps=False)
     assert th.equal(weights(whole), weights(resumed)) and not th.equal(weights(whole), weights(cut))
+
+
+@every
+def test_no_episode_ends(algorithm, data, small):
+    model = algorithm("MlpPolicy", dataset=data, **small).learn(60, StopTrainingOnMaxEpisodes(1))
+    assert model.num_timesteps == 60
 
 
 @every

@@ -101,7 +101,7 @@ class ResumableCheckpoint(BaseCallback):
         print("\nCtrl-C: finishing this update, then saving a checkpoint. Ctrl-C again stops at once.", flush=True)
 
     def _on_step(self) -> bool:
-        self._episodes_over = bool(np.all(self.locals["dones"]))
+        self._episodes_over = bool(np.all(self.locals["dones"])) or self.locals.get("no_episodes", False)
         return True
 
     def _on_rollout_start(self) -> None:

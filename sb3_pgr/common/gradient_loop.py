@@ -26,6 +26,7 @@ def run_gradient_loop(
     """
     callback.on_training_start(locals(), globals())  # a progress bar asks for total_timesteps
     dones, infos = np.zeros(1, bool), [dict[str, Any]()]  # what callbacks expect of a step: no episode ends
+    no_episodes = True  # for ``ResumableCheckpoint``: nor is one cut
     while model.num_timesteps < total_timesteps:
         callback.on_rollout_start()
         steps = min(block_size, total_timesteps - model.num_timesteps)
