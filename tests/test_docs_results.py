@@ -30,6 +30,18 @@ def table(page: str, header: str) -> list[list[str]]:
     return rows
 
 
+def test_datasets():
+    tasks = json.loads((RESULTS.parent / "offline_datasets.json").read_text())["tasks"]
+    expected = []
+    for task, card in tasks.items():
+        reference = [f"{card['reference'][name]:.0f}" for name in ("random", "expert")]
+        for kind in ("medium", "medium-replay", "medium-expert"):
+            made = card[kind]
+            sizes = [f"{made['rows']:,}", f"{made['episodes']:,}", f"{made['return_mean']:.0f}"]
+            expected.append([f"{task.split('-')[0].lower()}-{kind}", *sizes, *reference])
+    assert len(expected) == 9 and table("offline", "| our dataset | rows") == expected
+
+
 def test_all_of_them():
     dataset, found = "", []
     for name, algo, ours, peers in table("offline", "| dataset (mean return of the behaviour)"):

@@ -11,6 +11,7 @@ from sb3_pgr.envs.gems.policies import (
     EpsilonGreedyOracle,
     RandomSlates,
     ShortTermOracle,
+    TopK,
     hill_climbed_slate,
 )
 from sb3_pgr.envs.gems.random import normal, uniform
@@ -72,6 +73,11 @@ KNOWN = {RandomSlates: 0.07, EpsilonGreedyOracle: 0.1, ShortTermOracle: 0.1, Bud
 def test_returns_of_known_policies(items, world):
     for (kind, tolerance), published in zip(KNOWN.items(), PUBLISHED[world]):
         assert play(kind(), 400, items, world).mean() == pytest.approx(published, rel=tolerance), kind
+
+
+def test_ratings_alone_earn_less_than_what_is_liked_now():
+    random, ratings, oracle = (play(policy, 300).mean() for policy in (RandomSlates(), TopK(), ShortTermOracle()))
+    assert 2 * random < ratings < 0.9 * oracle
 
 
 def test_a_user_does_not_depend_on_the_batch():
