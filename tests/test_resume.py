@@ -77,7 +77,7 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
     if algo == "redq":
         return REDQ(
             "MlpPolicy", env, learning_starts=100, gradient_steps=4, policy_delay=2, n_critics=4, buffer_size=500,
-            batch_size=32, learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=SMALL, seed=seed,
+            batch_size=32, learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=dict(SMALL), seed=seed,
         )  # fmt: skip
     if algo == "droq":
         kwargs = SMALL | dict(layer_norm=True, dropout_rate=0.1)
@@ -87,24 +87,26 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
         return REDQ("SimbaPolicy", env, learning_starts=100, gradient_steps=2, n_critics=2, policy_kwargs=kwargs, seed=seed)
     if algo == "hybrid":
         env = make_vec_env("Pendulum-v1", n_envs=n_envs, wrapper_class=HelpAbove)
-        return HybridSAC("MlpPolicy", env, DEMONSTRATIONS, gradient_steps=2, buffer_size=300, policy_kwargs=SMALL, seed=seed)
+        return HybridSAC(
+            "MlpPolicy", env, DEMONSTRATIONS, gradient_steps=2, buffer_size=300, policy_kwargs=dict(SMALL), seed=seed
+        )
     if algo == "pgrsac":
         kwargs = REPLAY | dict(replay_buffer_kwargs=dict(warmup=50, max_outside=1.0))
-        return PGRSAC("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **kwargs)
+        return PGRSAC("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=dict(SMALL), seed=seed, **kwargs)
     if algo == "redq-prioritized":
         kwargs = dict(replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(n_steps=2))
-        return REDQ("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=SMALL, seed=seed, **kwargs)
+        return REDQ("MlpPolicy", env, learning_starts=100, gradient_steps=2, policy_kwargs=dict(SMALL), seed=seed, **kwargs)
     if algo in SAC_BUFFERS:
         kwargs = dict(replay_buffer_class=SAC_BUFFERS[algo][0], replay_buffer_kwargs=SAC_BUFFERS[algo][1])
         kwargs["optimize_memory_usage"] = algo == "sac-shared"
-        model = SAC("MlpPolicy", env, learning_starts=100, buffer_size=300, policy_kwargs=SMALL, seed=seed, **kwargs)
+        model = SAC("MlpPolicy", env, learning_starts=100, buffer_size=300, policy_kwargs=dict(SMALL), seed=seed, **kwargs)
         if algo == "sac-mixture":
             model.replay_buffer.set_source("demos", filled(model))
         return model
     if algo == "sde":
-        return SAC("MlpPolicy", env, learning_starts=100, buffer_size=500, use_sde=True, policy_kwargs=SMALL, seed=seed)
+        return SAC("MlpPolicy", env, learning_starts=100, buffer_size=500, use_sde=True, policy_kwargs=dict(SMALL), seed=seed)
     if algo == "dqn":
-        return DQN("MlpPolicy", env, learning_starts=100, buffer_size=500, policy_kwargs=SMALL, seed=seed)
+        return DQN("MlpPolicy", env, learning_starts=100, buffer_size=500, policy_kwargs=dict(SMALL), seed=seed)
     return PPO("MlpPolicy", env, n_steps=32, batch_size=32, seed=seed)
 
 
