@@ -10,7 +10,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_pgr.buffers.schedules import Schedule as RatioSchedule
-from sb3_pgr.common.policy_check import require_policy
 from sb3_pgr.generative.callback import RefitLog
 from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.relevance import Relevance
@@ -137,7 +136,6 @@ class PGRSAC(REDQ):
         )
 
     def _setup_model(self) -> None:
-        require_policy(self, REDQPolicy)
         buffer_class = self.replay_buffer_class
         if buffer_class is None or not issubclass(buffer_class, GenerativeReplayBuffer):
             raise ValueError(
