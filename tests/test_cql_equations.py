@@ -193,3 +193,12 @@ def test_refusals():
     for kwargs in (dict(n_actions=0), dict(conservative_weight=-1), dict(temperature=0), dict(clip_gap=(1, 1))):
         with pytest.raises(ValueError, match=next(iter(kwargs))):
             build(**kwargs)
+
+
+def test_schedule_of_the_actor(tmp_path):
+    model = build(actor_learning_rate=lambda left: 1e-3 * left).learn(100)
+    rates = [o.param_groups[0]["lr"] for o in (model.policy.actor.optimizer, model.ent_coef_optimizer)]
+    assert rates == pytest.approx([1e-3 * 0.2] * 2)  # that of the last block of 20
+    assert model.policy.critic.optimizer.param_groups[0]["lr"] == 3e-4
+    model.save(tmp_path / "model.zip")
+    assert CQL.load(tmp_path / "model.zip", device="cpu").actor_lr_schedule(0.5) == 5e-4

@@ -472,6 +472,14 @@ def test_info_and_check(tmp_path, call, capsys):
     assert "nothing to complain about" in capsys.readouterr().out
 
 
+def test_check_of_several_goes_on_after_a_bad_one(tmp_path, call, capsys):
+    np.savez(tmp_path / "data.npz", **arrays((20, 30), ("terminal", "timeout")))
+    with pytest.raises(SystemExit):
+        call("check", tmp_path / "none.npz", tmp_path / "data.npz")
+    said = capsys.readouterr().out
+    assert "none.npz" in said and "data.npz: 50 rows, nothing to complain about." in said
+
+
 def test_check_names_problems(tmp_path, call, capsys):
     data = arrays((20, 30), ("terminal", "timeout"))
     data["observations"][:, 1] = 7

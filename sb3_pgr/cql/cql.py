@@ -10,6 +10,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_log_prob, squashed_gaussian_sample
@@ -34,7 +35,7 @@ class CQL(OfflineAlgorithm):
     :param env: for spaces, and for going on online
     :param dataset: whatever ``load_dataset`` takes
     :param learning_rate: of the critics and the Lagrange multiplier
-    :param actor_learning_rate: of actor and temperature
+    :param actor_learning_rate: of actor and temperature, or a schedule
     :param conservative_weight: weight of the conservative term
     :param n_actions: proposed actions of each of the three kinds (random, of the policy here, of the policy in the next state)
     :param importance_sampling: correct for the density of the proposed actions
@@ -60,7 +61,7 @@ class CQL(OfflineAlgorithm):
         batch_size: int = 256,
         tau: float = 0.005,
         gamma: float = 0.99,
-        actor_learning_rate: float = 3e-5,
+        actor_learning_rate: float | Schedule = 3e-5,
         conservative_weight: float = 10.0,
         n_actions: int = 10,
         importance_sampling: bool = True,
@@ -139,6 +140,7 @@ class CQL(OfflineAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self.actor_lr_schedule = FloatSchedule(self.actor_learning_rate)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
         self._compute_actor_loss = self._engine.wrap(self._actor_loss)
         self._followed: list[th.Tensor] = list(self.policy.critic.parameters())
@@ -148,7 +150,7 @@ class CQL(OfflineAlgorithm):
         # Logarithms: of the entropy's weight, and of the Lagrange multiplier.
         self.log_ent_coef = th.zeros(1, device=self.device, requires_grad=True)
         self.log_multiplier = th.zeros(1, device=self.device, requires_grad=True)
-        self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], self.actor_learning_rate)
+        self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], self.actor_lr_schedule(1))
         self.multiplier_optimizer = th.optim.Adam([self.log_multiplier], self.lr_schedule(1))
 
     def _optimizers(self) -> Mapping[str, th.optim.Optimizer]:
@@ -160,7 +162,9 @@ class CQL(OfflineAlgorithm):
         }
 
     def _learning_rate_of(self, name: str) -> float:
-        return self.actor_learning_rate if name in ("actor", "ent_coef") else super()._learning_rate_of(name)
+        if name in ("actor", "ent_coef"):
+            return self.actor_lr_schedule(self._current_progress_remaining)
+        return super()._learning_rate_of(name)
 
     def _flag(self, update: int) -> bool:
         return update <= self.bc_steps

@@ -21,6 +21,9 @@ def main() -> None:
         ("convert", "write it as npz, or as a local Minari dataset"),
     ):
         sub = verbs.add_parser(verb, help=what)
+        if verb == "check":
+            sub.add_argument("sources", nargs="+", metavar="source", help="npz or HDF5 files, Minari ids or folders")
+            continue
         sub.add_argument("source", help="npz or HDF5 file, Minari id or folder")
         if verb == "info":
             sub.add_argument("-o", "--output", type=Path, help="the picture (default: <name>.png beside the file)")
@@ -38,14 +41,12 @@ def main() -> None:
     try:
         if args.verb == "mix":
             _mix(args.target, args.sources, args.seed)
-            return
-        dataset = load_dataset(args.source)
-        if args.verb == "info":
-            _info(dataset, args.output or _beside(args.source))
         elif args.verb == "check":
-            _check(dataset)
+            _check(args.sources)
+        elif args.verb == "info":
+            _info(load_dataset(args.source), args.output or _beside(args.source))
         else:
-            _convert(dataset, args.target)
+            _convert(load_dataset(args.source), args.target)
     except DatasetError as error:
         raise UsageError(str(error)) from None
 
@@ -64,13 +65,22 @@ def _info(dataset: OfflineDataset, picture: Path) -> None:
     print(f"picture         {picture}")
 
 
-def _check(dataset: OfflineDataset) -> None:
-    found = problems(dataset)
-    for problem in found:
-        print(problem)
-    if found:
+def _check(sources: list[str]) -> None:
+    sound = True
+    for source in sources:
+        try:
+            dataset = load_dataset(source)
+        except DatasetError as error:
+            found = [str(error)]
+        else:
+            found = [f"{source}: {problem}" for problem in problems(dataset)]
+        for problem in found:
+            print(problem)
+        if not found:
+            print(f"{source}: {len(dataset):,} rows, nothing to complain about.")
+        sound &= not found
+    if not sound:
         raise SystemExit(1)
-    print(f"{dataset.source}: {len(dataset):,} rows, nothing to complain about.")
 
 
 def _convert(dataset: OfflineDataset, target: str) -> None:

@@ -16,7 +16,7 @@ ZOO_KEYS = frozenset(
 )
 # RL Zoo gives these itself, or turns text into an object.
 GIVEN = frozenset({"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
-SCHEDULES = frozenset({"learning_rate", "clip_range", "clip_range_vf", "delta_std"})
+SCHEDULES = frozenset({"learning_rate", "actor_learning_rate", "clip_range", "clip_range_vf", "delta_std"})
 EVALUATED = frozenset({"policy_kwargs", "replay_buffer_kwargs", "replay_buffer_class", "train_freq"})
 PLAIN = (bool, int, float, str, type(None))
 

@@ -152,6 +152,9 @@ class Manager(ExperimentManager):
                     hyperparams[key] = get_class_by_name(name)
                 except (ImportError, AttributeError):
                     raise UsageError(f"{key}: there is no class {name}.") from None
+        if "actor_learning_rate" in hyperparams:  # a schedule that RL Zoo does not know
+            rate = {"learning_rate": hyperparams["actor_learning_rate"]}
+            hyperparams["actor_learning_rate"] = self._preprocess_schedules(rate)["learning_rate"]
         # Monitor would overwrite the episodes of the part before the resume.
         if self.extras.resume is not None:
             hyperparams["monitor_kwargs"] = {**hyperparams.get("monitor_kwargs", {}), "override_existing": False}
