@@ -24,7 +24,7 @@ from sb3_pgr.buffers import (
     tensor_replay,
 )
 from sb3_pgr.buffers.frames import FrameRing
-from sb3_pgr.buffers.storage import RecordStorage
+from sb3_pgr.buffers.storage import RecordStorage, reserve
 
 OBS, ACT = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
 
@@ -324,6 +324,28 @@ def test_kinds_of_storage(storage, tmp_path):
 def test_disk_storage_names_a_missing_folder():
     with pytest.raises(FileNotFoundError, match="storage_dir='/no/such/folder'"):
         TensorReplayBuffer(50, OBS, ACT, device="cpu", storage="disk", storage_dir="/no/such/folder")
+
+
+def test_disk_storage_takes_its_room_at_once(tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        reserve(file, 1_000_000)
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 1_000_000
+    with pytest.raises(MemoryError, match=r"GB of disk storage.*GB are free"):
+        TensorReplayBuffer(10**12, OBS, ACT, device="cpu", storage="disk", storage_dir=tmp_path)
+
+
+@pytest.mark.parametrize("storage", ["device", "memory"])
+def test_a_full_buffer_is_loaded_without_a_second_copy(storage):
+    rows, width = 20_000, 500  # 80 MB of observations
+    buffer = TensorReplayBuffer.from_shapes(rows, (width,), (2,), device="cpu", storage=storage)
+    obs = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
+    buffer.extend(obs, obs, np.zeros((rows, 2)), np.arange(rows), np.zeros(rows, bool))
+    pickled = pickle.dumps(buffer)
+    loaded = pickle.loads(pickled)
+    assert th.equal(loaded.observations, buffer.observations)
+    loaded.add(obs[:1] + 1, obs[:1], np.zeros((1, 2)), np.zeros(1), np.zeros(1, bool), [{}])
+    assert th.equal(loaded.observations[0, 0], th.from_numpy(obs[0] + 1)) and loaded.pos == 1
+    assert th.equal(loaded.observations[1:], buffer.observations[1:])
 
 
 def test_chosen_types():

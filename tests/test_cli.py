@@ -284,6 +284,9 @@ BAD = {
     ),
     "stray model": (["record-video", "--env", "Pendulum-v1", "--model-path", __file__], 2, "--algo"),
     "video size": (["train", "--algo", "redq", "--env", "Pendulum-v1", "--video-width", "0"], 2, "both sides"),
+    "stacks": (
+        ["train", "--algo", "sac", "--env", "Pendulum-v1", "-params", "normalize:True", "frame_stack:3"], 2, "stacks belong"
+    ),
     "resume nothing": (["train", "--resume", "nowhere"], 2, "run.json"),
     "no run": (["enjoy", "--algo", "redq", "--env", "Pendulum-v1"], 2, "no run of redq"),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from reach import SMALL, Reach, demonstrations
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr import HybridSAC
+from sb3_pgr import HybridSAC, PrioritizedReplayBuffer
 from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.encoders import HybridExtractor
@@ -54,6 +54,7 @@ def test_layouts(mode, dim, indices):
         (dict(cta_ratio=0), "cta_ratio=0"),
         (dict(value_range=(1, 0)), "the lesser first"),
         (dict(demo_share=1.5), "demo_share"),
+        (dict(replay_buffer_kwargs=dict(online_class=PrioritizedReplayBuffer)), "PrioritizedReplayBuffer"),
     ],
     ids=str,
 )

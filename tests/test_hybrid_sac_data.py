@@ -72,12 +72,18 @@ def test_penalties_that_make_no_sense(penalty):
         HybridSAC("MlpPolicy", Reach(), demonstrations(grasp_penalty=penalty), "single-arm-learned-gripper", **SMALL)
 
 
+def test_the_buffer_takes_no_files():
+    with pytest.raises(TypeError, match="load_dataset"):
+        HybridSAC("MlpPolicy", Reach(), **SMALL).replay_buffer.add_demonstrations("demos.npz")
+
+
 @pytest.mark.parametrize(
     "info, message",
     [
         ({"grasp_penalty": np.nan}, "not above 0"),
         ({"grasp_penalty": 3.0}, "not above 0"),
         ({"intervene_action": np.full(4, np.nan)}, "must be finite"),
+        ({"is_intervention": True, "teleop_action": np.zeros(4)}, "HilInfo"),
     ],
     ids=str,
 )

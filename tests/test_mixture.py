@@ -216,6 +216,17 @@ def test_sources_of_one_seed_draw_otherwise(sizes):
         assert (rows[:, one] == rows[:, other]).float().mean() < 0.15
 
 
+def test_the_seed_decides_what_sources_draw():
+    drawn = []
+    for before, seed in ((1, 0), (2, 0), (1, 1)):
+        th.manual_seed(before)  # the source is there before the model is seeded
+        part = TensorReplayBuffer(50, OBS, ACT, device="cpu")
+        part.extend(np.zeros((50, 2)), np.zeros((50, 2)), np.zeros((50, 1)), np.arange(50), np.zeros(50))
+        th.manual_seed(seed)
+        drawn.append(mixture({"online": 1, "demos": 1}, {"demos": part}).sample_block(1, 20).rewards)
+    assert th.equal(drawn[0], drawn[1]) and not th.equal(drawn[0], drawn[2])
+
+
 def test_windows_are_not_joined():
     windows = SequenceReplayBuffer(50, OBS, ACT, device="cpu", sequence_length=4)
     with pytest.raises(ValueError, match="draws windows"):

@@ -12,7 +12,7 @@ import pytest
 import torch as th
 from commands import run
 from gymnasium import spaces
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from numpy._core.numeric import _frombuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -232,6 +232,13 @@ def test_evaluations_count_the_episodes_that_success_ends(trained):
     env = make_vec_env(lambda: ClassifierReward(Monitor(TimeLimit(Staying(), 9)), trained[0], consecutive=2))
     env.env_method("stand_aside")
     assert evaluate_policy(Idle(), env, 3, return_episode_rewards=True) == ([1.0] * 3, [3] * 3)
+
+
+def test_gymnasium_counts_episodes_too(trained):
+    env = RecordEpisodeStatistics(ClassifierReward(TimeLimit(Staying(), 2), trained[0]))
+    env.reset()
+    env.step(np.zeros(2))
+    assert env.step(np.zeros(2))[4]["episode"]["l"] == 2
 
 
 class Idle:

@@ -11,7 +11,7 @@ from sb3_pgr.envs.robots.experts import expert_action
 from sb3_pgr.envs.robots.interventions import SOURCES, ScriptedSource, directions, whole_action
 from sb3_pgr.envs.robots.pick_cube import holds_up
 from sb3_pgr.envs.robots.recording import record_demonstrations, record_frames
-from sb3_pgr.envs.robots.wrappers import FlatObservation, GripperPenalty, Intervention, RelativeFrame, SuccessInfo
+from sb3_pgr.envs.robots.wrappers import FlatObservation, GripperPenalty, HilInfo, Intervention, RelativeFrame
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
 from sb3_pgr.offline.spaces_only import SpacesOnly
@@ -147,6 +147,7 @@ class Scene(gym.Env):
     inner = spaces.Dict({"front": spaces.Box(0, 255, (8, 8, 3), np.uint8)})
     observation_space = spaces.Dict({"pixels": inner, "agent_pos": spaces.Box(-1, 1, (2,)), "block": spaces.Box(-1, 1, (3,))})
     action_space = spaces.Box(-1, 1, (4,), np.float32)
+    told = {}
 
     def reset(self, seed=None, options=None):
         self.done = 0
@@ -157,19 +158,32 @@ class Scene(gym.Env):
 
     def step(self, action):
         self.done += 1
-        return self._obs(), 0.0, False, self.done == 6, {"succeed": self.done == 6}
+        return self._obs(), 0.0, False, self.done == 6, {"succeed": self.done == 6} | self.told
 
 
-def test_changes_of_the_gripper_cost():
-    env = GripperPenalty(Scene(), [3], -0.02)
+@pytest.mark.parametrize("low, high", [(-1, 1), (0, 2)])  # the latter is gym-hil's
+def test_changes_of_the_gripper_cost(low, high):
+    scene = Scene()
+    scene.action_space = spaces.Box(np.array([-1, -1, -1, low], np.float32), np.array([1, 1, 1, high], np.float32))
+    env = GripperPenalty(scene, [3], -0.02)
     env.reset()
-    penalties = [env.step(np.array([0, 0, 0, command]))[4]["grasp_penalty"] for command in (1, -0.3, -1, -1, 0.2, 0.9)]
+    commands = low + (high - low) * (np.array([1, -0.3, -1, -1, 0.2, 0.9]) + 1) / 2
+    penalties = [env.step(np.array([0, 0, 0, command]))[4]["grasp_penalty"] for command in commands]
     assert penalties == [0, 0, -0.02, 0, 0, -0.02]
     env.reset()
-    assert env.step(np.array([0, 0, 0, 1]))[4]["grasp_penalty"] == 0  # it starts open again
-    for wrong in (dict(indices=[4]), dict(indices=[3], penalty=0.1)):
+    assert env.step(np.array([0, 0, 0, high]))[4]["grasp_penalty"] == 0  # it starts open again
+
+
+def test_refusals_of_penalties():
+    unbounded = Scene()
+    unbounded.action_space = spaces.Box(-np.inf, np.inf, (4,))
+    for scene, wrong in (
+        (Scene(), dict(indices=[4])),
+        (Scene(), dict(indices=[3], penalty=0.1)),
+        (unbounded, dict(indices=[3])),
+    ):
         with pytest.raises(ValueError):
-            GripperPenalty(Scene(), **wrong)
+            GripperPenalty(scene, **wrong)
 
 
 def test_interventions_are_executed_reported_and_counted():
@@ -254,9 +268,21 @@ def test_flat_observations():
 
 
 def test_success_is_reported_as_sb3_counts_it():
-    env = SuccessInfo(Scene())
+    env = HilInfo(Scene())
     env.reset()
     assert [env.step(np.zeros(4))[4]["is_success"] for _ in range(6)] == [False] * 5 + [True]
+
+
+def test_what_gym_hil_tells_is_understood():
+    env = HilInfo(Scene())
+    env.reset()
+    told = {"is_intervention": True, "teleop_action": [1, 0, 0, 2], "discrete_penalty": -0.05}
+    env.env.told = told
+    info = env.step(np.zeros(4))[4]
+    np.testing.assert_array_equal(info["intervene_action"], [1, 0, 0, 2])
+    assert info["grasp_penalty"] == -0.05
+    env.env.told = told | {"is_intervention": False}
+    assert "intervene_action" not in env.step(np.zeros(4))[4]
 
 
 def test_relative_frame(pick_cube):

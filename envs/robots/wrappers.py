@@ -16,21 +16,25 @@ class GripperPenalty(gym.Wrapper):
     back, nothing for a command that changes nothing (HIL-SERL). The reward stays as it is; ``HybridSAC`` uses the penalty in
     its grasp critic's target alone.
 
-    :param env: whose actions hold gripper commands: 1 open, -1 close, nearer to 0 than a half neither
+    :param env: whose actions hold gripper commands: the upper bound opens, the lower one closes, the middle half does neither
     :param indices: the commands' entries
     :param penalty: of one change
     :param starts_open: state of the grippers at reset
-    :raises ValueError: if an index is no entry of the actions, or the penalty is positive
+    :raises ValueError: if an index is no entry of the actions, or one without bounds, or the penalty is positive
     """
 
     def __init__(self, env: gym.Env, indices: Sequence[int], penalty: float = -0.02, starts_open: bool = True):
-        shape = env.action_space.shape or (0,)
+        shape = (isinstance(env.action_space, spaces.Box) and env.action_space.shape) or (0,)
         if len(shape) != 1 or not all(0 <= index < shape[0] for index in indices):
             raise ValueError(f"indices={tuple(indices)} must be entries of actions of shape {shape}.")
         if penalty > 0:
             raise ValueError(f"penalty={penalty} must not be positive.")
         super().__init__(env)
         self.indices, self.penalty, self.starts_open = list(indices), penalty, starts_open
+        low, high = (getattr(env.action_space, name)[self.indices] for name in ("low", "high"))
+        if not np.isfinite([low, high]).all():
+            raise ValueError(f"Gripper commands need bounds; actions are {env.action_space}.")
+        self._low, self._range = low, high - low
         self._open = np.full(len(self.indices), starts_open)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -40,7 +44,7 @@ class GripperPenalty(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         executed = info.get("intervene_action")
-        commands = np.asarray(action if executed is None else executed)[self.indices]
+        commands = 2 * (np.asarray(action if executed is None else executed)[self.indices] - self._low) / self._range - 1
         now = np.where(np.abs(commands) < 0.5, self._open, commands > 0)
         info["grasp_penalty"] = self.penalty * int((now != self._open).sum())
         self._open = now
@@ -178,15 +182,21 @@ def _leaves(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return leaves
 
 
-class SuccessInfo(gym.Wrapper):
+class HilInfo(gym.Wrapper):
     """
-    Report success as SB3 counts it, ``info["is_success"]``, from what HIL-SERL's and gym-hil's environments call ``succeed``.
+    What environments of HIL-SERL and gym-hil tell in ``info``, under the names that SB3 and this library know: ``succeed`` as
+    ``is_success``; ``teleop_action``, where ``is_intervention`` is true, as ``intervene_action``; ``discrete_penalty`` as
+    ``grasp_penalty``.
 
-    :param env: any environment
+    :param env: any environment; gym-hil's own wrappers lie inside of this one
     """
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         if "succeed" in info:
             info["is_success"] = bool(info["succeed"])
+        if info.get("is_intervention") and "teleop_action" in info:  # which gym-hil tells at every step
+            info["intervene_action"] = np.asarray(info["teleop_action"], np.float32)
+        if "discrete_penalty" in info:
+            info["grasp_penalty"] = info["discrete_penalty"]
         return obs, reward, terminated, truncated, info

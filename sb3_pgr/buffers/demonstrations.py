@@ -146,7 +146,16 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
         return self.sources[DEMONSTRATIONS]
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: list[dict[str, Any]]) -> None:
-        """Store one transition of each environment, those of interventions in both parts."""
+        """
+        Store one transition of each environment, those of interventions in both parts.
+
+        :raises ValueError: if an intervention's action is not told, not finite, or of another shape
+        """
+        if any(info.get("is_intervention") and info.get("intervene_action") is None for info in infos):
+            raise ValueError(
+                'info["is_intervention"] without info["intervene_action"]: nothing says what was done in place of the '
+                "policy's action. For gym-hil, wrap the environment in sb3_pgr.envs.robots.wrappers.HilInfo."
+            )
         taken_over = [i for i, info in enumerate(infos) if info.get("intervene_action") is not None]
         if taken_over:
             action = np.array(action, copy=True).reshape(self.n_envs, -1)
@@ -193,9 +202,14 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
         """
         Store the transitions of an ``OfflineDataset``, beside what is there. The oldest go when there is no more room.
 
-        :raises ValueError: if there is no room for this many, or ``grasp_penalty`` is not one finite number a row, at most 0
         :param dataset: with this buffer's spaces, actions in units of the environment; ``extras["grasp_penalty"]`` if known
+        :raises TypeError: if it is no such dataset, but a file, say
+        :raises ValueError: if there is no room for this many, or ``grasp_penalty`` is not one finite number a row, at most 0
         """
+        if not hasattr(dataset, "terminals"):
+            raise TypeError(
+                f"add_demonstrations takes an OfflineDataset, not {dataset!r:.200}; sb3_pgr.load_dataset makes one."
+            )
         if len(dataset) > self.demonstrations.buffer_size:
             raise ValueError(
                 f"There is room for {self.demonstrations.buffer_size} demonstrated transitions, not {len(dataset)}: demo_size."

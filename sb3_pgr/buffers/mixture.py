@@ -83,6 +83,7 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.gamma, self.fixed = gamma, tuple(fixed)
+        self._seed = th.initial_seed() % 2**63  # as of the online source
         if not isinstance(shares, Mapping | None):
             raise ValueError(f"shares={shares!r} must be a mapping from the name of a source to its share.")
         self.shares: dict[str, Schedule] = dict(shares or {ONLINE: 1.0})
@@ -104,8 +105,8 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         ``"disk"``, and only its batches are).
 
         :param name: one of the names in ``shares``
-        :param buffer: any replay buffer with the mixture's spaces. If it was seeded as another source, and would draw the same
-            numbers, it gets a seed of its own
+        :param buffer: any replay buffer with the mixture's spaces. Its random draws start anew, from the mixture's seed and
+            the place of its name
         :raises ValueError: if the name has no share, or it is no replay buffer, one of other spaces, or one of sequences
         """
         if not isinstance(buffer, ReplayBuffer):
@@ -119,7 +120,9 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         others = [other for key, other in self.sources.items() if key != name]
         if any(isinstance(part, SequenceReplayBuffer) for part in (buffer, *others)):
             raise ValueError("A SequenceReplayBuffer draws windows, which a mixture does not join with other sources.")
-        _draw_otherwise(buffer, others)
+        if isinstance(buffer, TensorReplayBuffer) and buffer is not self.sources.get(name):
+            names = [ONLINE, *(other for other in self.shares if other != ONLINE)]
+            buffer.generator.manual_seed((self._seed + names.index(name)) % 2**62)
         self.sources[name] = buffer
         buffer.device = self.device
 
@@ -318,20 +321,6 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
             if isinstance(source, TensorReplayBuffer):
                 set_generator_state(source.generator, random)
         self.n_added, self.n_drawn, self._carried = state["n_added"], dict(state["n_drawn"]), dict(state["carried"])
-
-
-def _draw_otherwise(buffer: ReplayBuffer, others: Sequence[ReplayBuffer]) -> None:
-    """Give the buffer another seed if one of the others has its."""
-    if not isinstance(buffer, TensorReplayBuffer):
-        return
-    taken = {
-        other.generator.initial_seed() for other in others if isinstance(other, TensorReplayBuffer) and other is not buffer
-    }
-    seed = given = buffer.generator.initial_seed()
-    while seed in taken:
-        seed = (seed + 1) % 2**62
-    if seed != given:
-        buffer.generator.manual_seed(seed)
 
 
 def _form(space: spaces.Space) -> Any:

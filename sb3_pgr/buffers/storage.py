@@ -1,9 +1,11 @@
 """Rows of mixed types, side by side in memory: one gather fetches whole transitions."""
 
+import errno
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch as th
@@ -34,7 +36,7 @@ class RecordStorage:
     :param folder: where the file of ``"disk"`` goes; the system's temporary folder by default
     :raises ValueError: if the kind does not exist or needs a GPU that there is not
     :raises FileNotFoundError: if there is no such folder
-    :raises MemoryError: if that much memory cannot be had
+    :raises MemoryError: if that much memory, or room on the disk, cannot be had
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class RecordStorage:
         try:
             if self.kind == "disk":
                 with tempfile.TemporaryFile(dir=self.folder) as file:  # its space is freed with the mapping
+                    reserve(file, rows * self.n_envs * self._layout.itemsize)
                     return np.memmap(file, dtype=self._layout, mode="w+", shape=shape)
             if self.kind == "pinned":
                 size = rows * self.n_envs * self._layout.itemsize
@@ -233,7 +236,31 @@ class RecordStorage:
         if arguments["folder"] is not None and not Path(arguments["folder"]).is_dir():
             arguments["folder"] = None
         self.__init__(**arguments, device=usable_device(state["device"]))  # type: ignore[misc]
-        self.load_state_dict(tree_map_only(np.ndarray, th.from_numpy, state["content"]))
+        content = tree_map_only(np.ndarray, th.from_numpy, state["content"])
+        lanes = content["lanes"]
+        if self._on_host and arguments["kind"] != "disk" and lanes.shape == self._data.shape:
+            self._host = lanes.numpy().view(self._layout)[..., 0]  # full: no second copy
+            self._set_data(lanes)
+            self._columns = [self._host[name] for name in self.fields]
+            self._n_filled = self.rows
+        else:
+            self.load_state_dict(content)
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """
+    Take the room of a whole file: where a mapping finds none later on, the process dies without a word.
+
+    :param file: an open and empty one
+    :param size: in bytes
+    :raises OSError: if there is not as much
+    """
+    disk = os.fstatvfs(file.fileno())
+    free = disk.f_bavail * disk.f_frsize
+    if size > free:
+        raise OSError(errno.ENOSPC, f"{free / 1e9:.1f} GB are free")
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def lives_on_host(device: th.device) -> bool:

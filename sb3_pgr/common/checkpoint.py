@@ -137,7 +137,7 @@ def load_checkpoint(model: BaseAlgorithm, path: str | Path) -> Restart:
     try:
         _restore_parameters(model, path / "model.zip")
         if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
-            set_arrays(model.replay_buffer, th.load(path / "replay_buffer.pt", weights_only=True))
+            set_arrays(model.replay_buffer, th.load(path / "replay_buffer.pt", weights_only=True, mmap=True))
         vec_normalize, wrapper = None, model.get_vec_normalize_env()
         if wrapper is not None:
             vec_normalize = th.load(path / "vecnormalize.pt", weights_only=True)

@@ -1,5 +1,6 @@
 """What lies in a run folder: names, checkpoints, evaluations. Light to import."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -42,3 +43,8 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     """The newest complete checkpoint in a folder, if there is one."""
     checkpoints = list_checkpoints(folder)
     return checkpoints[-1] if checkpoints else None
+
+
+def env_name_of(run: str | Path) -> str:
+    """Id of a run's environment, as folders are named after it."""
+    return re.sub(r"_\d+(_[0-9a-f-]+)?$", "", Path(run).resolve().name)

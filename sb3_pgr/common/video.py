@@ -18,9 +18,10 @@ def record_episodes(
     episodes: int = 1,
     size: tuple[int, int] | None = None,
     fps: int | None = None,
+    deterministic: bool = True,
 ) -> list[float]:
     """
-    Film the deterministic policy, from the first to the last observation of each episode.
+    Film a policy, from the first to the last observation of each episode.
 
     :param model: has a ``predict``
     :param env: one environment with ``render_mode="rgb_array"``, in a ``DummyVecEnv``
@@ -29,6 +30,7 @@ def record_episodes(
     :param size: (width, height) in pixels, into which frames of another size are fitted, with black bars; the frames' own by
         default
     :param fps: frames per second; the environment's ``render_fps`` by default
+    :param deterministic: the policy's mode, not draws from it
     :return: return of each episode, as the environment gives it
     """
     from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # takes a while to import
@@ -54,7 +56,7 @@ def record_episodes(
                         obs,  # type: ignore[arg-type]
                         state=memory,
                         episode_start=starts,
-                        deterministic=True,
+                        deterministic=deterministic,
                     )
                     starts = np.zeros(1, bool)
                     obs, reward, dones, _ = env.step(action)

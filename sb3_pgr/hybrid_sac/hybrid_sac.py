@@ -15,7 +15,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import polyak_update
 
-from sb3_pgr.buffers import DemonstrationReplayBuffer, GraspReplayBuffer, sample_block
+from sb3_pgr.buffers import DemonstrationReplayBuffer, GraspReplayBuffer, PrioritizedReplayBuffer, sample_block
 from sb3_pgr.buffers.fields import scaled_actions
 from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
@@ -212,6 +212,8 @@ class HybridSAC(DemonstrationSAC):
                 f"replay_buffer_class={getattr(buffer_class, '__name__', None)} must be a DemonstrationReplayBuffer: "
                 "others know nothing of interventions."
             )
+        if issubclass(self.replay_buffer_kwargs.get("online_class", GraspReplayBuffer), PrioritizedReplayBuffer):
+            raise ValueError("online_class=PrioritizedReplayBuffer: HybridSAC draws its rows uniformly.")
         saved = self.policy_kwargs.get("n_critics", self.n_critics)
         if saved != self.n_critics:
             raise ValueError(f"n_critics={self.n_critics}: the saved model has {saved} critics.")

@@ -126,7 +126,10 @@ def _run(
     normalize = unwrap_vec_normalize(env)
     if normalize is not None:
         if normalize is not env:
-            raise ValueError("VecNormalize must be the outermost wrapper of the environments.")
+            raise ValueError(
+                "VecNormalize must be the outermost wrapper of the environments: observations are recorded raw, and below "
+                "VecFrameStack (frame_stack in a run's settings) what the policy sees has no raw form."
+            )
         env = normalize.venv  # raw, where terminal observations are not clipped
 
     def seen(obs: Any) -> Any:

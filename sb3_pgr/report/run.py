@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_pgr.common.run_files import CHECKPOINTS, SCORES, VIDEOS, read_evaluations
+from sb3_pgr.common.run_files import CHECKPOINTS, SCORES, VIDEOS, env_name_of, read_evaluations
 from sb3_pgr.generative.diagnostics import FOLDER as DIAGNOSTICS
 from sb3_pgr.offline.minari_format import MINARI
 from sb3_pgr.report.clock import Clock
@@ -130,7 +130,7 @@ def _never_began(place: Place) -> Run:
 
 def _task(folder: Path, settings: Settings, scores: Scores) -> str:
     """Runs on different datasets are different tasks."""
-    env = settings.env_id or folder.name.rpartition("_")[0] or folder.name
+    env = settings.env_id or env_name_of(folder)
     source = scores.dataset_source or settings.hyperparams.get("dataset")
     if not isinstance(source, str) or env.startswith("dataset/"):
         return env
@@ -176,5 +176,5 @@ def _finished(run: Run) -> bool:
     if run.wanted is not None and run.reached >= run.wanted:
         return True
     # Without checkpoints, the last traces are older than the end; then only the final model tells.
-    final = any(path.stem == run.folder.name.rpartition("_")[0] for path in run.folder.glob("*.zip"))
+    final = any(path.stem == env_name_of(run.folder) for path in run.folder.glob("*.zip"))
     return final and not (run.folder / CHECKPOINTS).is_dir()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,19 @@ def _read_run_file(run: Path, settings: Settings) -> None:
     settings.texts[RUN_FILE] = shortened(json.dumps(content, indent=1))
     settings.seed = _whole(content.get("seed"))
     argv = content["argv"] if isinstance(content.get("argv"), list) else []
-    settings.wants_scores = any(part in ("--final-episodes", "--dataset") for part in argv)
+    settings.wants_scores = _wants_scores(argv)
     settings.hyperparams, settings.machine, settings.versions = (
         content[name] if isinstance(content.get(name), dict) else {} for name in ("hyperparams", "machine", "versions")
     )
+
+
+def _wants_scores(argv: list[Any]) -> bool:
+    """Whether a run ends with scores: online if episodes are asked for."""
+    parts = [part for whole in map(str, argv) for part in whole.split("=", 1)]
+    if "--dataset" in parts:
+        return True
+    episodes = [after for name, after in pairwise(parts) if name == "--final-episodes"]
+    return bool(episodes) and episodes[-1] != "0"
 
 
 class _Loader(SafeLoader):

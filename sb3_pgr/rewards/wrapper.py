@@ -7,6 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
 
 from sb3_pgr.rewards.classifier import ClassifierError, RewardClassifier
 
@@ -17,9 +19,9 @@ class ClassifierReward(gym.Wrapper):
     its own goes to ``info["true_reward"]`` and ``info["true_success"]``, so that mistakes can be counted; whether the
     classifier saw success to ``info["is_success"]``, its probability to ``info["success_probability"]``.
 
-    Every episode ends with ``info["episode"]``, as SB3's ``Monitor`` has it: the return of the environment's own rewards. A
-    ``Monitor`` inside of this wrapper, where SB3 and RL Zoo put it, does not see the ends that the classifier makes. The
-    evaluations of ``sb3-pgr train`` are by the environment alone, see ``stand_aside``.
+    Around a ``Monitor``, where RL Zoo puts it, every episode ends with ``info["episode"]``, the return of the environment's
+    own rewards: the monitor does not see the ends that the classifier makes. The evaluations of ``sb3-pgr train`` are by the
+    environment alone, see ``stand_aside``.
 
     :param env: with Dict observations that hold the classifier's cameras, height, width, channels
     :param classifier: it, or the file it was saved to
@@ -48,7 +50,7 @@ class ClassifierReward(gym.Wrapper):
         self.classifier = classifier if isinstance(classifier, RewardClassifier) else RewardClassifier.load(classifier)
         self.condition = _function(condition) if isinstance(condition, str) else condition
         self.threshold = self.classifier.threshold if threshold is None else threshold
-        self._stands_aside = False
+        self._stands_aside, self._around_monitor = False, is_wrapped(env, Monitor)
         self._return, self._steps = 0.0, 0
         blank = env.observation_space.sample()
         if not isinstance(blank, Mapping):
@@ -89,7 +91,7 @@ class ClassifierReward(gym.Wrapper):
 
     def _note_end(self, info: dict[str, Any], is_over: bool) -> None:
         """SB3 counts the episodes that end with this entry."""
-        if is_over:
+        if is_over and self._around_monitor:
             info["episode"] = {"r": self._return, "l": self._steps}
 
 

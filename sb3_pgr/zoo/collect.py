@@ -64,7 +64,10 @@ def _ignored(args: argparse.Namespace) -> dict[str, str]:
         "seed": replay if args.seed is not None else "",
         "n-envs": replay if args.n_envs is not None else "",
         "algo": random if args.algo is not None else "",
+        "exp-id": random if args.exp_id is not None else "",
         "model-path": random if args.model_path is not None else "",
+        "load-best": random or replay if args.load_best else "",
+        "load-checkpoint": random or replay if args.load_checkpoint is not None else "",
     }
 
 
@@ -179,7 +182,7 @@ def _replay(saved: SavedModel, args: argparse.Namespace) -> OfflineDataset:
     checkpoint = latest_checkpoint(saved.run / CHECKPOINTS)
     if checkpoint is None or not (checkpoint / "replay_buffer.pt").is_file():
         raise UsageError(f"{saved.run} has no checkpoint with a replay buffer; train with --checkpoint-freq.")
-    state = th.load(checkpoint / "replay_buffer.pt", weights_only=True)
+    state = th.load(checkpoint / "replay_buffer.pt", weights_only=True, mmap=True)
     model: Any = resolve_algorithm(saved.algo).load(checkpoint / "model.zip", device="cpu")
     set_arrays(model.replay_buffer, state)
     buffer = getattr(model.replay_buffer, "online", model.replay_buffer)

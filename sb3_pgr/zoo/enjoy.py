@@ -7,11 +7,12 @@ from pathlib import Path
 import gymnasium as gym
 import rl_zoo3.enjoy
 
+from sb3_pgr.common.run_files import env_name_of
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.zoo.arguments import import_gym_packages, option, values, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
-from sb3_pgr.zoo.run_folder import env_name_of, find_runs
+from sb3_pgr.zoo.run_folder import find_runs, number_of
 
 
 def main() -> None:
@@ -38,9 +39,12 @@ def main() -> None:
             raise UsageError(f"There is no run of {algo} on {env_id} in {folder}.")
         chosen = option(argv, "--exp-id")
         if chosen is None:
-            argv += ["--exp-id", _number(_newest_with_a_model(runs))]
-        elif chosen.isdigit() and int(chosen) > 0 and chosen not in map(_number, runs):
-            there = ", ".join(sorted(map(_number, runs), key=int))
+            run = _newest_with_a_model(runs)
+            if run.name != f"{env_name_of(run)}_{number_of(run)}":
+                raise UsageError(f"RL Zoo's enjoy does not find runs of -uuid: `sb3-pgr record-video` films {run}.")
+            argv += ["--exp-id", number_of(run)]
+        elif chosen.isdigit() and int(chosen) > 0 and chosen not in map(number_of, runs):
+            there = ", ".join(sorted(map(number_of, runs), key=int))
             raise UsageError(f"There is no run {chosen} of {algo} on {env_id} in {folder}; there are {there}.")
         if not _can_show(env_id) and "--no-render" not in argv:
             argv.append("--no-render")
@@ -60,11 +64,6 @@ def _newest_with_a_model(runs: list[Path]) -> Path:
     if ended[0] != runs[0]:
         print(f"{runs[0]} did not end with a model; this is {ended[0]}.")
     return ended[0]
-
-
-def _number(run: Path) -> str:
-    """RL Zoo's, at the end of the folder's name."""
-    return run.name.removeprefix(f"{env_name_of(run)}_").partition("_")[0]
 
 
 def _can_show(env_id: str) -> bool:

@@ -47,6 +47,8 @@ def _vec_normalize(saved: SavedModel, model: BaseAlgorithm) -> VecNormalize | No
     config = next(saved.run.glob("*/config.yml"), None)
     hyperparams = get_saved_hyperparams(str(config.parent), test_mode=True)[0] if config else {}
     in_checkpoint = saved.path.with_name("vecnormalize.pt")
+    if hyperparams.get("frame_stack") and (hyperparams.get("normalize") or in_checkpoint.is_file()):
+        raise UsageError("The run normalised single observations and stacked them afterwards: no function of raw stacks.")
     env = DummyVecEnv([lambda: SpacesOnly(model.observation_space, model.action_space)])
     if in_checkpoint.is_file():
         normalized = VecNormalize(env, training=False, **hyperparams.get("normalize_kwargs", {}))

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from pprint import pprint
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_class_by_name
+from sb3_contrib.common.vec_env import AsyncEval
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_wrapper
 
 from sb3_pgr.common.callbacks import ResumableCheckpoint, VideoCallback
@@ -101,7 +104,7 @@ class Manager(ExperimentManager):
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
-            hyperparams, saved = super().read_hyperparameters()
+            hyperparams, saved = self._stored_hyperparameters() or super().read_hyperparameters()
         except AttributeError:  # no mapping of names to settings
             raise UsageError(f"{self.config} must map environments, or `default`, to their hyper-parameters.") from None
         except ValueError as error:
@@ -112,9 +115,6 @@ class Manager(ExperimentManager):
             raise UsageError(f"There is no configuration file {self.config}.") from None
         except yaml.YAMLError as error:
             raise UsageError(f"{self.config} is not valid YAML: {error}") from None
-        if self.extras.hyperparams is not None:
-            hyperparams = copy.deepcopy(self.extras.hyperparams)
-            saved = OrderedDict(sorted(hyperparams.items()))
         if self.extras.dataset is not None:
             hyperparams["dataset"] = saved["dataset"] = self.extras.dataset
             if hyperparams.get("n_envs", 1) != 1:
@@ -135,6 +135,16 @@ class Manager(ExperimentManager):
             self.args.env_kwargs = self.args.env_kwargs and env_kwargs  # where given, `enjoy` reads these
         check_hyperparams(ALGOS[self.algo], hyperparams, (self.custom_hyperparams or {}).keys(), self.config)
         return hyperparams, copy.deepcopy(saved)
+
+    def _stored_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Of a run that is resumed, whose files of settings may be gone; None if only those know them."""
+        stored = self.extras.hyperparams
+        if stored is None:
+            return None
+        print("Hyper-parameters of the run:")
+        saved = OrderedDict(sorted(stored.items()))
+        pprint(saved)
+        return copy.deepcopy(stored), saved
 
     def _recorded_with(self) -> dict[str, Any]:
         """Arguments of the environment that the dataset is from, if it is this one."""
@@ -159,6 +169,8 @@ class Manager(ExperimentManager):
         if self.extras.resume is not None:
             hyperparams["monitor_kwargs"] = {**hyperparams.get("monitor_kwargs", {}), "override_existing": False}
         result = super()._preprocess_hyperparams(hyperparams)
+        if self.normalize and self.frame_stack is not None and issubclass(ALGOS[self.algo], OffPolicyAlgorithm):
+            raise UsageError(f"normalize and frame_stack: {self.algo} would store single observations where stacks belong.")
         # RL Zoo forgets env_kwargs from YAML or -params when it builds the evaluation environment.
         if self._eval_env_kwargs_args is None:
             self.eval_env_kwargs = {name: value for name, value in self.env_kwargs.items() if name not in TRAINING_ONLY}
@@ -250,9 +262,9 @@ class Manager(ExperimentManager):
             self._count_steps_left(model)
         elif self.extras.loaded is None and sb3_vec_env(self.env_name.gym_id, self.env_kwargs) is not None:
             start_segment(model)  # SB3 seeds users by seed, seed + 1, ...: runs of neighbouring seeds would share them
-        self._drop_impossible_checkpoint(model)
+        not_resumable = self._drop_impossible_checkpoint(model)
         fingerprint = getattr(model, "dataset_fingerprint", None)
-        write_run_file(self.save_path, self.extras.argv, self.seed, saved_hyperparams, fingerprint)
+        write_run_file(self.save_path, self.extras.argv, self.seed, saved_hyperparams, fingerprint, not_resumable)
         model.set_logger(self._logger(model))
         return model, saved_hyperparams
 
@@ -285,12 +297,13 @@ class Manager(ExperimentManager):
                 f"then (fingerprints {str(before)[:12]} then, {str(now)[:12]} now)."
             )
 
-    def _drop_impossible_checkpoint(self, model: BaseAlgorithm) -> None:
+    def _drop_impossible_checkpoint(self, model: BaseAlgorithm) -> str | None:
         reason = why_not_resumable(model)
         if reason is not None and self.checkpoint is not None:
             print(f"No resumable checkpoints: {reason}.")
             self.callbacks.remove(self.checkpoint)
             self.checkpoint = None
+        return reason
 
     def _count_steps_left(self, model: BaseAlgorithm) -> None:
         """``learn`` counts from where it starts: leave it the steps that are still to do."""
@@ -359,30 +372,30 @@ class Manager(ExperimentManager):
         kwargs: dict[str, Any] = {"reset_num_timesteps": self.extras.resume is None}
         if self.log_interval != -1:
             kwargs["log_interval"] = self.log_interval if self.log_interval > -1 else None
-        if self.checkpoint is None:
-            super().learn(model)  # which takes an interruption for the end
-            if model.num_timesteps < self.n_timesteps:
-                self.save_trained_model(model)
-                raise KeyboardInterrupt
-            self._report_scores(model)
-            return
+        if self.algo == "ars" and self.n_envs > 1:
+            envs = [lambda: self.create_envs(n_envs=1, no_log=True)] * self.n_envs
+            kwargs["async_eval"] = AsyncEval(envs, model.policy)
         try:
             if self.n_timesteps > 0:
                 self._say_if_too_short(model)
                 (Path(self.save_path) / SCORES).unlink(missing_ok=True)  # of a shorter run
                 model.learn(self.n_timesteps, callback=self.callbacks, **kwargs)
-            if self.n_timesteps > 0 and self.extras.checkpoint_freq > 0:
+            if self.n_timesteps > 0 and self.checkpoint is not None and self.extras.checkpoint_freq > 0:
                 self.checkpoint.save()  # so that the run can be extended with --resume RUN -n MORE
             self._report_scores(model)
         except KeyboardInterrupt:
             self.save_trained_model(model)
-            print(f"Interrupted at step {model.num_timesteps}. Continue with: sb3-pgr train --resume {self.save_path}")
+            if self.checkpoint is not None:
+                print(f"Interrupted at step {model.num_timesteps}. Continue with: sb3-pgr train --resume {self.save_path}")
             raise
         except NonFiniteTransitionError as error:
+            if self.checkpoint is None:
+                raise
             path = self.checkpoint.save()
             raise NonFiniteTransitionError(f"{error} A checkpoint of the state before it is in {path}.") from None
         finally:
-            self.checkpoint.release()
+            if self.checkpoint is not None:
+                self.checkpoint.release()
             _end(self.callbacks)
             assert model.env is not None
             model.env.close()

@@ -42,7 +42,7 @@ def main() -> None:
     path = args.output or saved.run / VIDEOS / f"{args.env.replace('/', '-')}_{model.num_timesteps}.mp4"
     print(f"Filming {saved.path}")
     try:
-        returns = record_episodes(model, env, path, args.episodes, size, args.fps)
+        returns = record_episodes(model, env, path, args.episodes, size, args.fps, not args.stochastic)
     finally:
         env.close()
     print(f"Returns: {', '.join(f'{value:.1f}' for value in returns)}")
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=int, help="pixels, with --height; the environment's own by default")
     parser.add_argument("--height", type=int, help="pixels")
     parser.add_argument("--fps", type=int, help="frames per second; the environment's own by default")
+    parser.add_argument("--stochastic", action="store_true", help="draw from the policy; by default its mode is taken")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, default={}, help="of the environment: name:value ...")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")

@@ -11,9 +11,10 @@ from typing import Any
 
 from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.common.provenance import machine, versions
-from sb3_pgr.common.run_files import CHECKPOINTS, RUN_FILE
+from sb3_pgr.common.run_files import CHECKPOINTS, RUN_FILE, env_name_of
 from sb3_pgr.zoo.errors import UsageError
 
+BEST = "best_model.zip"  # of the evaluations during training, as SB3 calls it
 TRAINING_ONLY = ("interventions", "intervention_kwargs")  # arguments of environments: nobody helps in an evaluation
 
 
@@ -50,14 +51,23 @@ def require_npz_target(path: Path) -> None:
 
 
 def write_run_file(
-    run: str | Path, argv: list[str], seed: int, hyperparams: dict[str, Any], dataset_fingerprint: str | None
+    run: str | Path,
+    argv: list[str],
+    seed: int,
+    hyperparams: dict[str, Any],
+    dataset_fingerprint: str | None,
+    not_resumable: str | None = None,
 ) -> None:
-    """Remember what ``--resume`` needs (command line, seed drawn, hyper-parameters, dataset), and where the run is done."""
+    """
+    Remember what ``--resume`` needs (command line, seed drawn, hyper-parameters, dataset), or why it cannot be, and where the
+    run is done.
+    """
     try:
         stored = json.loads(json.dumps(hyperparams)) if _survives_json(hyperparams) else None
     except TypeError:
         stored = None  # classes among them: they are read again from YAML and the command line
     content = {"argv": argv, "seed": seed, "hyperparams": stored, "dataset_fingerprint": dataset_fingerprint}
+    content |= {} if not_resumable is None else {"not_resumable": not_resumable}
     text = json.dumps(content | {"machine": machine(), "versions": versions()}, indent=1)
     temporary = Path(run) / f".{RUN_FILE}.writing"
     temporary.write_text(text + "\n")
@@ -72,7 +82,7 @@ def read_run_file(run: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         known = {key: content[key] for key in ("argv", "seed", "hyperparams")}
-        return {**known, "dataset_fingerprint": content.get("dataset_fingerprint")}
+        return {**known, **{name: content.get(name) for name in ("dataset_fingerprint", "not_resumable")}}
     except FileNotFoundError:
         raise UsageError(f"{run} is not a run that can be resumed: it has no {RUN_FILE}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
@@ -90,22 +100,29 @@ def find_runs(logs: str | Path, env_id: str, algo: str | None = None) -> list[Pa
     return sorted(runs, key=lambda run: started[run].stat().st_mtime, reverse=True)
 
 
-def env_name_of(run: str | Path) -> str:
-    """Id of a run's environment, as folders are named after it."""
-    return re.sub(r"_\d+(_[0-9a-f-]+)?$", "", Path(run).resolve().name)
+def number_of(run: Path) -> str:
+    """RL Zoo's, at the end of the folder's name."""
+    return run.name.removeprefix(f"{env_name_of(run)}_").partition("_")[0]
 
 
 def find_models(run: str | Path) -> list[Path]:
     """Saved models of a run from newest to oldest, then the best of its evaluations, whenever that was."""
     run = Path(run)
     name = env_name_of(run)
-    steps = {path: int(path.parent.name.split("_")[1]) for path in (run / CHECKPOINTS).glob("step_*/model.zip")}
-    steps |= {path: int(path.stem.split("_")[2]) for path in run.glob("rl_model_*_steps.zip")}
+    steps = {path: step_of(path) or 0 for path in (run / CHECKPOINTS).glob("step_*/model.zip")}
+    steps |= {path: step_of(path) or 0 for path in run.glob("rl_model_*_steps.zip")}
     final = run / f"{name}.zip"
     if final.is_file():
         steps = {final: _timesteps(final), **steps}
-    best = run / "best_model.zip"
+    best = run / BEST
     return [*sorted(steps, key=lambda path: steps[path], reverse=True), *([best] if best.is_file() else [])]
+
+
+def step_of(model: Path) -> int | None:
+    """At which it was saved, if its name or its folder's tells."""
+    name = model.parent.name if model.name == "model.zip" else model.stem
+    found = re.fullmatch(r"step_(\d+)|rl_model_(\d+)_steps", name)
+    return int(found[1] or found[2]) if found else None
 
 
 def _timesteps(model: Path) -> int:
@@ -124,6 +141,10 @@ def resume_point(run: str | Path) -> Path:
     :raises UsageError: if there is none
     """
     checkpoint = latest_checkpoint(Path(run) / CHECKPOINTS)
+    reason = read_run_file(run)["not_resumable"] if checkpoint is None else None
+    if reason is not None:
+        name = env_name_of(run)
+        raise UsageError(f"{run} cannot be resumed: {reason}. A new run can start from its model: -i {Path(run) / name}.zip")
     if checkpoint is None:
         raise UsageError(f"{run} has no complete checkpoint to resume from; train with --checkpoint-freq to get some.")
     return checkpoint

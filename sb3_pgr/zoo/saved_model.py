@@ -18,7 +18,7 @@ from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.errors import ModelError
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import resolve_algorithm
-from sb3_pgr.zoo.run_folder import CHECKPOINTS, TRAINING_ONLY, find_models, find_runs
+from sb3_pgr.zoo.run_folder import BEST, CHECKPOINTS, TRAINING_ONLY, find_models, find_runs, number_of, step_of
 
 
 @dataclass
@@ -47,8 +47,14 @@ class SavedModel:
         """
         algorithm = resolve_algorithm(self.algo)
         try:
-            return algorithm.load(self.path, buffer_size=1, device="cpu")
-        except (ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:  # SB3 asserts that HER has an environment
+            try:
+                return algorithm.load(self.path, buffer_size=1, device="cpu")
+            except AssertionError as error:  # hindsight replay asks for an environment; predictions do not ask for replay
+                if "HerReplayBuffer" not in str(error):
+                    raise
+                no_replay: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}}
+                return algorithm.load(self.path, buffer_size=1, device="cpu", **no_replay)
+        except (ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
             raise UsageError(f"{self.path} cannot be loaded as a model: {error}.") from None
 
     def make_env(self, env_id: str, seed: int, n_envs: int = 1, **env_kwargs: Any) -> VecEnv:
@@ -123,7 +129,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """How a user says which model is meant."""
     parser.add_argument("--algo", help="algorithm; by default that of the run")
     parser.add_argument("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs lie")
-    parser.add_argument("--model-path", type=Path, help="a model's zip; by default the last one of the newest run")
+    parser.add_argument("--exp-id", type=int, help="number of the run; by default the newest")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--load-best", action="store_true", help="the best model of the run's evaluations")
+    which.add_argument("--load-checkpoint", type=int, metavar="STEP", help="the model of a checkpoint")
+    which.add_argument("--model-path", type=Path, help="a model's zip; by default the last one of the run")
 
 
 def chosen_model(args: argparse.Namespace) -> SavedModel:
@@ -153,8 +163,14 @@ def saved_model(source: Path, algo: str | None) -> SavedModel:
 
 def _newest_model(args: argparse.Namespace) -> Path:
     for run in find_runs(args.log_folder, args.env, args.algo):
-        models = find_models(run)
+        models = find_models(run) if args.exp_id in (None, int(number_of(run))) else []
+        if args.load_best:
+            models = [path for path in models if path.name == BEST]
+        elif args.load_checkpoint is not None:
+            models = [path for path in models if step_of(path) == args.load_checkpoint]
         if models:
             return models[0]
     wanted = f"{args.algo or 'any algorithm'} on {args.env}"
+    if args.exp_id is not None or args.load_best or args.load_checkpoint is not None:
+        raise UsageError(f"There is no such model of {wanted} in {args.log_folder}: `record-video --list-models` shows them.")
     raise UsageError(f"There is no saved model of {wanted} in {args.log_folder}; train one first, or give --model-path.")

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import rl_zoo3.train
 import rl_zoo3.utils
 
+from sb3_pgr.common.run_files import env_name_of
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.zoo.arguments import import_gym_packages, option, values, with_packages
 from sb3_pgr.zoo.errors import UsageError
@@ -15,7 +17,7 @@ from sb3_pgr.zoo.manager import Extras, Manager
 from sb3_pgr.zoo.offline import check_demonstrations, environment_of, open_dataset
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.rendering import chosen_size
-from sb3_pgr.zoo.run_folder import env_name_of, read_run_file
+from sb3_pgr.zoo.run_folder import read_run_file, resume_point
 
 
 def main() -> None:
@@ -38,8 +40,12 @@ def main() -> None:
         said = [*stored["argv"], "--seed", str(stored["seed"]), *given]
         extras, argv = _extras(said)
         extras.hyperparams, extras.argv = stored["hyperparams"], said
+        if option(argv, "-i", "--trained-agent") is not None:  # all of that model is in the checkpoint, and it may be gone
+            argv += ["-i", str(resume_point(extras.resume) / "model.zip")]
     else:
         extras.argv = given
+    if "--track" in argv and find_spec("wandb") is None:
+        raise UsageError("--track needs Weights & Biases: pip install wandb")
     if option(argv, "--algo") is None:
         raise UsageError("Say which algorithm to train: --algo redq.")
     algorithm = resolve_algorithm(option(argv, "--algo") or "")
@@ -101,12 +107,15 @@ def _require_same_run(argv: list[str], run: Path, stored: dict[str, Any]) -> Non
     """
     :raises UsageError: if what is said beside ``--resume`` would make it another run
     """
-    if option(argv, "-params", "--hyperparams") is not None:
-        raise UsageError("--resume continues with the hyper-parameters of the run; -params cannot change them.")
+    for flags in (("-params", "--hyperparams"), ("-conf", "--conf-file"), ("--trial-id",)):
+        if option(argv, *flags) is not None:
+            raise UsageError(f"--resume continues with the hyper-parameters of the run; {flags[0]} cannot change them.")
     env_id, seed, algo = (option(argv, flag) for flag in ("--env", "--seed", "--algo"))
     other = {
         "--env": env_id is not None and env_id.replace("/", "-") != env_name_of(run),
         "--env-kwargs": option(argv, "--env-kwargs") is not None,
+        "--eval-env-kwargs": option(argv, "--eval-env-kwargs") is not None,
+        "-i": option(argv, "-i", "--trained-agent") is not None,
         "--seed": seed is not None and seed != str(stored["seed"]),
         "--algo": algo is not None and algo != option(stored["argv"], "--algo"),
     }
