@@ -34,14 +34,15 @@ def main() -> None:
         _run_rl_zoo(["--help"])
     extras, argv = _extras(argv)
     if extras.resume is not None:
-        stored = read_run_file(extras.resume)
-        _require_same_run(argv, extras.resume, stored)
+        begun = extras.resume
+        stored = read_run_file(begun)
+        _require_same_run(argv, begun, stored)
         # Of an option said twice the last one counts: what is said now stands after what was said then.
         said = [*stored["argv"], "--seed", str(stored["seed"]), *given]
         extras, argv = _extras(said)
         extras.hyperparams, extras.argv = stored["hyperparams"], said
         if option(argv, "-i", "--trained-agent") is not None:  # all of that model is in the checkpoint, and it may be gone
-            argv += ["-i", str(resume_point(extras.resume) / "model.zip")]
+            argv += ["-i", str(resume_point(begun) / "model.zip")]
     else:
         extras.argv = given
     if "--track" in argv and find_spec("wandb") is None:
