@@ -33,7 +33,7 @@ def make_dmc(
     :param task: e.g. ``"run"``
     :param frame_skip: control steps per action; rewards are summed
     :param render_mode: ``"rgb_array"`` or None
-    :param width: width of rendered frames, in pixels
+    :param width: width of rendered frames, in pixels; with ``pixels`` these are what is observed, of ``pixel_size``
     :param height: height of rendered frames, in pixels
     :param camera_id: camera of rendered frames
     :param pixels: observe images ``(pixel_size, pixel_size, 3)`` uint8 in place of the state
@@ -43,8 +43,8 @@ def make_dmc(
     """
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode={render_mode!r} is not supported by DeepMind Control tasks; use 'rgb_array' or None.")
-    if frame_skip < 1:
-        raise ValueError(f"frame_skip={frame_skip} must be at least 1.")
+    if frame_skip < 1 or int(frame_skip) != frame_skip:
+        raise ValueError(f"frame_skip={frame_skip} must be a whole number of at least 1.")
     if pixels:
         render_mode, width, height = "rgb_array", pixel_size, pixel_size
     if domain == "lqr":  # the suite draws its stiffness when it is built, and gives it no end
@@ -54,10 +54,10 @@ def make_dmc(
         control_env, render_mode=render_mode, render_kwargs=dict(width=width, height=height, camera_id=camera_id)
     )
     env: gym.Env = FlattenObservation(base)
-    env = ControlStep(env, frame_skip)
+    env = ControlStep(env, int(frame_skip))
     # Shimmy writes a wrong rate on its class; a wrapper carries the true one of this instance.
     env.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / (control_env.control_timestep() * frame_skip))}
-    env = RescaleAction(env, np.float32(-1), np.float32(1))
+    env = RescaleAction(env, -1, 1)  # type: ignore[arg-type]  # numbers of numpy cannot be written as JSON
     return AddRenderObservation(env) if pixels else env
 
 

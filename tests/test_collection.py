@@ -220,6 +220,7 @@ def test_reference_scores():
 def test_statistics_over_seeds():
     assert interquartile_mean([0, 10, 20, 1000]) == 15  # the extremes do not count
     assert interquartile_mean([1, 2, 6]) == 3
+    assert np.isnan(interquartile_mean([1, 2, np.nan, 4, 5])) and np.isnan(bootstrap_interval([1, 2, np.nan, 4, 5])).all()
     assert bootstrap_interval([5.0]) is None
     low, high = bootstrap_interval([4.0, 5.0, 6.0, 5.0, 4.5])
     assert 4 < low < 4.9 < high < 6

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from dm_control import suite
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env as check_env_gymnasium
 from sb3_pgr.envs import list_env_ids, resolve_env_id
 from sb3_pgr.envs.registration import DMC_TASKS
@@ -96,6 +97,14 @@ def test_lqr_is_always_the_same_and_ends(task):
     assert steps == 1_000 and not terminated
 
 
+@pytest.mark.parametrize("env_id", ["dmc/cartpole-swingup-v0", "gems/focused_topdown-v0"])
+def test_specs_travel_as_text(env_id):
+    """Minari, for one, keeps them so."""
+    env = gym.make(env_id)
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.action_space == env.action_space and again.observation_space == env.observation_space
+
+
 def test_frame_skip_sums_rewards():
     plain, skipping = gym.make("cheetah-run-v0"), gym.make("cheetah-run-v0", frame_skip=4)
     for env in (plain, skipping):
@@ -135,7 +144,10 @@ def test_subprocesses():
     env.close()
 
 
-@pytest.mark.parametrize("kwargs, message", [(dict(frame_skip=0), "frame_skip=0"), (dict(render_mode="human"), "rgb_array")])
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [(dict(frame_skip=0), "frame_skip=0"), (dict(frame_skip=2.5), "whole number"), (dict(render_mode="human"), "rgb_array")],
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):

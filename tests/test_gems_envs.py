@@ -86,6 +86,14 @@ def test_seeds_of_vector_environments():
     assert clicks([9, None, 7])[0] == alone[2]
     with pytest.raises(ValueError, match="2 seeds for 3"):
         vector.reset(seed=[1, 2])
+    for seed in (2**63 - 2, [-1, 0, 1], [0, 1, 2**64 + 5]):
+        with pytest.raises(ValueError, match="Seeds must lie"):
+            vector.reset(seed=seed)
+    with pytest.raises(ValueError, match="reset_mask"):
+        vector.reset(options={"reset_mask": np.array([True, False, False])})
+    vector.reset(options={"reset_mask": np.ones(3, bool)})
+    with pytest.raises(ValueError, match="not drawn"):
+        gym.make_vec("gems/focused_topdown-v0", num_envs=3, vectorization_mode="vector_entry_point", render_mode="ansi")
 
 
 def test_users_are_simulated_together_unless_drawn():

@@ -7,8 +7,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pgr import BC, BCQ, CQL, IQL, TD3BC
+from sb3_pgr import BC, BCQ, CQL, IQL, REDQ, TD3BC
 from sb3_pgr.offline import DatasetError, load_dataset, off_policy_evaluation
 from sb3_pgr.offline.off_policy_evaluation import (
     FQE,
@@ -337,6 +338,23 @@ def test_evaluates_models_of_sb3():
         fqe._next_rows[:, -1:], model.predict(data["next_observations"], deterministic=True)[0] / 2, atol=1e-5
     )
     assert set(off_policy_scores(model, data)) == {"action_difference"}
+
+
+def test_what_vec_normalize_shows_is_what_policies_see():
+    """A model in VecNormalize, and the same without on data that are normalised already."""
+    data = recording()
+    env = DummyVecEnv([lambda: SpacesOnly(spaces.Box(-np.inf, np.inf, (3,)), BOUNDS)])
+    normalize = VecNormalize(env, training=False, gamma=0.9)
+    normalize.obs_rms.mean, normalize.obs_rms.var = np.array([1.0, 2, 3]), np.array([4.0, 5, 6])
+    normalize.ret_rms.var = np.array(7.0)
+    plain = REDQ("MlpPolicy", env, gamma=0.9, n_critics=2, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
+    model = REDQ("MlpPolicy", normalize, gamma=0.9, n_critics=2, policy_kwargs=dict(net_arch=[16]), seed=0, device="cpu")
+    model.policy.load_state_dict(plain.policy.state_dict())
+    seen = {name: normalize.normalize_obs(data[name]) for name in ("observations", "next_observations")}
+    seen["rewards"] = normalize.normalize_reward(data["rewards"])
+    assert td_error(model, data) == pytest.approx(td_error(plain, data | seen), rel=1e-5)
+    assert action_difference(model, data) == pytest.approx(action_difference(plain, data | seen), rel=1e-5)
+    assert action_difference(model, data) != pytest.approx(action_difference(plain, data), rel=1e-3)
 
 
 def test_refusals():

@@ -29,6 +29,11 @@ class _Episodes:
         return self.seeds, self.episode
 
 
+def _refuse_drawing(render_mode: str | None) -> None:
+    if render_mode is not None:
+        raise ValueError(f"render_mode={render_mode!r}: users who are simulated together are not drawn; make one environment.")
+
+
 class GemsVectorEnv(VectorEnv):
     """
     ``GemsEnv`` for many users in one: the same episodes, bit for bit, as those of single environments with the same seeds.
@@ -44,7 +49,7 @@ class GemsVectorEnv(VectorEnv):
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
 
     def __init__(self, num_envs: int = 1, items: str | Items = "focused", world: str = "topdown", **options: Any):
-        options.pop("render_mode", None)
+        _refuse_drawing(options.pop("render_mode", None))
         self.num_envs = num_envs
         self.users, self.stream = make_users(items, world, **options), _Episodes(num_envs)
         self.single_observation_space = self.users.observations.space
@@ -55,6 +60,8 @@ class GemsVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        if not np.all((options or {}).get("reset_mask", True)):
+            raise ValueError("Users share one step: all of them are reset, or none (no reset_mask).")
         super().reset(seed=int(seed) if isinstance(seed, int | np.integer) else None)
         if seed is not None:
             self.stream.seed(self._seeds(seed))
@@ -62,10 +69,13 @@ class GemsVectorEnv(VectorEnv):
 
     def _seeds(self, seed: int | Sequence[int | None]) -> np.ndarray:
         if isinstance(seed, int | np.integer):
-            return np.arange(seed, seed + self.num_envs)
+            seed = range(int(seed), int(seed) + self.num_envs)
         if len(seed) != self.num_envs:
             raise ValueError(f"There are {len(seed)} seeds for {self.num_envs} environments.")
-        return np.array([self.np_random.integers(2**62) if one is None else one for one in seed])
+        seeds = [int(self.np_random.integers(2**62)) if one is None else int(one) for one in seed]
+        if not all(0 <= one < 2**63 for one in seeds):
+            raise ValueError(f"Seeds must lie between 0 and 2**63 - 1, not at {seeds}.")
+        return np.array(seeds, np.int64)
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         obs, rewards, over = self.users.step(actions)
@@ -90,7 +100,7 @@ class GemsVecEnv(VecEnv):
     """
 
     def __init__(self, n_envs: int, items: str | Items = "focused", world: str = "topdown", **options: Any):
-        options.pop("render_mode", None)
+        _refuse_drawing(options.pop("render_mode", None))
         self.users, self.stream = make_users(items, world, **options), _Episodes(n_envs)
         self.render_mode = None
         self.spec: Any = None

@@ -40,14 +40,15 @@ def evaluate_episodes(model: Any, env: VecEnv, episodes: int, seed: int = HELD_O
 
 
 def interquartile_mean(values: Sequence[float] | np.ndarray) -> float:
-    """Mean of the middle half (Agarwal et al. 2021); of fewer than four values, of all."""
+    """Mean of the middle half (Agarwal et al. 2021); of fewer than four values, of all. NaN if one of them is."""
     return float(interquartile_means(np.asarray(values, np.float64).ravel(), 0))
 
 
 def interquartile_means(values: np.ndarray, axis: int) -> np.ndarray:
     """``interquartile_mean`` along one axis."""
     n = values.shape[axis]
-    return np.sort(values, axis).take(range(n // 4, n - n // 4), axis).mean(axis)
+    means = np.sort(values, axis).take(range(n // 4, n - n // 4), axis).mean(axis)
+    return np.where(np.isnan(values).any(axis), np.nan, means)  # which sorting would take for the largest
 
 
 def bootstrap_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float] | None:

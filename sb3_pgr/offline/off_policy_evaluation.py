@@ -34,7 +34,7 @@ class FQE:
     Targets are Polyak averages: after copies every N updates, an estimate would depend on where in a period the fit stops. A
     fit takes several times ``1 / (tau (1 - gamma))`` updates.
 
-    :param model: whose policy is evaluated; its ``predict`` must take raw observations
+    :param model: whose policy is evaluated, with its ``VecNormalize`` (``set_env``) if it was trained in one
     :param dataset: whatever ``load_dataset`` takes
     :param gamma: discount, by default the model's
     :param learning_rate: of Adam
@@ -165,7 +165,7 @@ def off_policy_scores(
 def td_error(model: BaseAlgorithm, dataset: Any) -> float:
     """
     Mean of ``(Q(s, a) - r - gamma Q(s', pi(s')))^2``, where Q is the mean of the critics, r the reward through the model's
-    map, and the value after a terminal 0.
+    map or its ``VecNormalize``, and the value after a terminal 0.
 
     :param model: with critics that have ``q_values``
     :param dataset: whatever ``load_dataset`` takes
@@ -226,7 +226,10 @@ class _Rows:
     def td_error(self) -> float:
         following = self.dataset.next_observations
         next_q = _q_values(self.model, following, _policy_actions(self.model, following))
-        targets = getattr(self.model, "reward_scale", 1.0) * self.dataset.rewards.astype(np.float64)
+        normalize = self.model.get_vec_normalize_env()
+        rewards = self.dataset.rewards.astype(np.float64)
+        rewards = rewards if normalize is None else normalize.normalize_reward(rewards)
+        targets = getattr(self.model, "reward_scale", 1.0) * rewards
         targets += getattr(self.model, "reward_shift", 0.0)
         targets += self.model.gamma * np.where(self.dataset.terminals, 0, next_q)  # type: ignore[attr-defined]
         return float(np.square(self.q_data - targets).mean())
@@ -277,7 +280,9 @@ def _scaled(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:
 def _policy_actions(model: BaseAlgorithm, observations: Any) -> np.ndarray:
     """Of the deterministic policy, in [-1, 1], ``(n, action_dim)``."""
     with _evaluation_mode(model.policy):
-        parts = [model.predict(take(observations, rows), deterministic=True)[0] for rows in _chunks(observations)]
+        parts = [
+            model.predict(_seen(model, take(observations, rows)), deterministic=True)[0] for rows in _chunks(observations)
+        ]
     return _scaled(model.policy, np.concatenate(parts))
 
 
@@ -289,9 +294,15 @@ def _q_values(model: BaseAlgorithm, observations: Any, actions: np.ndarray) -> n
     means = []
     with _evaluation_mode(model.policy):
         for rows in _chunks(observations):
-            obs, _ = model.policy.obs_to_tensor(take(observations, rows))
+            obs, _ = model.policy.obs_to_tensor(_seen(model, take(observations, rows)))
             means.append(critic.q_values(obs, th.as_tensor(actions[rows], device=critic.device)).mean(0))
     return th.cat(means).cpu().numpy().astype(np.float64)
+
+
+def _seen(model: BaseAlgorithm, observations: Any) -> Any:
+    """By the policy, which ``VecNormalize`` may come before."""
+    normalize = model.get_vec_normalize_env()
+    return observations if normalize is None else normalize.normalize_obs(observations)
 
 
 def _chunks(observations: Any) -> list[np.ndarray]:

@@ -102,7 +102,8 @@ def _type_problem(name: str, value: Any, annotation: Any) -> str:
     if type(value) in allowed or (type(value) is int and float in allowed):
         return ""
     kinds = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
-    return f"{name} must be {kinds}, not {value!r} ({type(value).__name__}).{_float_hint(value)}"
+    hint = _float_hint(value) if float in allowed else _whole_hint(value)
+    return f"{name} must be {kinds}, not {value!r} ({type(value).__name__}).{hint}"
 
 
 def _schedule_problem(name: str, value: Any) -> str:
@@ -120,6 +121,14 @@ def _schedule_problem(name: str, value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
+
+
+def _whole_hint(value: Any) -> str:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return ""
+    return f" Write {int(number)}." if number.is_integer() else ""
 
 
 def _float_hint(value: Any) -> str:
