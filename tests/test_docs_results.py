@@ -64,10 +64,10 @@ def test_of_behaviour_cloning():
     assert table("bc", "| our dataset | BC | BC, best tenth |") == expected
 
 
-def of_study(name: str, algo: str) -> str:
-    """Returns of the seeds of HalfCheetah in a study of ours."""
+def of_study(name: str, algo: str, dataset: str = DATASETS[0]) -> str:
+    """Returns of the seeds in a study of ours."""
     with open(RESULTS.parent / name / "runs.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row["task"], row["algorithm"]) == (DATASETS[0], algo)]
+        rows = [row for row in csv.DictReader(file) if (row["task"], row["algorithm"]) == (dataset, algo)]
     return ", ".join(f"{float(row['return_mean']):.0f}" for row in sorted(rows, key=lambda row: int(row["seed"])))
 
 
@@ -77,6 +77,12 @@ def test_after_more_updates():
         for name in ("BC", "TD3BC", "IQL")
     ]
     assert table("offline", "| | 50 000 updates (table above)") == expected
+    hopper, value_based = DATASETS[1], (("BC", "50 000"), ("CQL", "3 000"), ("BCQ", "3 000"))
+    expected = [
+        [name, updates, returns(hopper, "sb3_pgr", ALGORITHMS[name]), of_study("offline_value", ALGORITHMS[name], hopper)]
+        for name, updates in value_based
+    ]
+    assert table("offline", "| | updates before (table above)") == expected
 
 
 def test_of_a_tenth_of_the_rows():
