@@ -25,7 +25,8 @@ from sb3_pgr import __main__
 from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.common.video import record_episodes
 from sb3_pgr.zoo import train as verb
-from sb3_pgr.zoo.manager import Extras, Manager, _restore_evaluations
+from sb3_pgr.zoo.evaluations import restore_evaluations
+from sb3_pgr.zoo.manager import Extras, Manager
 from sb3_pgr.zoo.run_folder import find_models
 from sb3_pgr.zoo.saved_model import SavedModel
 
@@ -241,7 +242,7 @@ def test_evaluations_go_on_with_their_successes(tmp_path):
     callback = EvalCallback(gym.make("Pendulum-v1"), n_eval_episodes=2, log_path=str(tmp_path))
     old = dict(timesteps=[10, 20], results=[[1, 2], [3, 4]], ep_lengths=[[5, 5], [5, 5]], successes=[[0, 1], [1, 1]])
     np.savez(tmp_path / "evaluations.npz", **old)
-    _restore_evaluations(callback, 10)
+    restore_evaluations(callback, 10)
     assert callback.evaluations_successes == [[0, 1]] and callback.evaluations_timesteps == [10]
 
 
@@ -272,6 +273,12 @@ BAD = {
     "retired": (["train", "--algo", "redq", "--env", "Hopper-v3"], 2, "use Hopper-v5"),
     "name": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "gama:0.9"], 2, "Did you mean 'gamma'"),
     "type": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "tau:'x'"], 2, "tau must be float, not 'x'"),
+    "whole number": (
+        ["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "learning_starts:1e3"], 2, "(float). Write 1000."
+    ),
+    "no number": (
+        ["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "compile:1"], 2, "compile must be bool, not 1 (int).\n"
+    ),
     "value": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "tau:x"], 2, "cannot be read as python"),
     "form": (["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "tau"], 2, "name:value"),
     "policy_kwargs": (

@@ -102,7 +102,7 @@ def _type_problem(name: str, value: Any, annotation: Any) -> str:
     if type(value) in allowed or (type(value) is int and float in allowed):
         return ""
     kinds = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
-    hint = _float_hint(value) if float in allowed else _whole_hint(value)
+    hint = _float_hint(value) if float in allowed else _whole_hint(value) if int in allowed else ""
     return f"{name} must be {kinds}, not {value!r} ({type(value).__name__}).{hint}"
 
 
@@ -124,6 +124,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _whole_hint(value: Any) -> str:
+    """Of 1e3 where only whole numbers are taken."""
     try:
         number = float(value)
     except (TypeError, ValueError):

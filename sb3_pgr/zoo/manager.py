@@ -5,7 +5,6 @@ import copy
 import shutil
 import signal
 import sys
-import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from importlib import resources
@@ -13,7 +12,6 @@ from pathlib import Path
 from pprint import pprint
 from typing import Any
 
-import numpy as np
 import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
@@ -36,6 +34,7 @@ from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
 from sb3_pgr.rewards import ClassifierReward
 from sb3_pgr.zoo.arguments import option
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.evaluations import restore_evaluations
 from sb3_pgr.zoo.gems_models import with_fingerprints
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
 from sb3_pgr.zoo.offline import is_stand_in
@@ -326,7 +325,7 @@ class Manager(ExperimentManager):
         for callback in self.callbacks:
             callback.n_calls = calls
             if isinstance(callback, EvalCallback):
-                _restore_evaluations(callback, model.num_timesteps)
+                restore_evaluations(callback, model.num_timesteps)
 
     def _logger(self, model: BaseAlgorithm) -> Logger:
         since = model.num_timesteps if self.extras.resume is not None else 0
@@ -408,33 +407,3 @@ def _end(callbacks: list[BaseCallback]) -> None:
         if hasattr(callback, "pbar") and callback.pbar is not None:
             callback.on_training_end()
             callback.pbar = None
-
-
-def _restore_evaluations(callback: EvalCallback, num_timesteps: int) -> None:
-    """Take up ``evaluations.npz`` where the checkpoint left it."""
-    assert callback.log_path is not None
-    path = Path(callback.log_path).with_suffix(".npz")
-    if not path.exists():
-        return
-    try:
-        with np.load(path) as saved:
-            episodes = saved["results"].shape[1]
-            if episodes != callback.n_eval_episodes:
-                raise UsageError(
-                    f"The run's evaluations have {episodes} episodes each: resume it with --eval-episodes {episodes}."
-                )
-            keep = saved["timesteps"] <= num_timesteps
-            callback.evaluations_timesteps = saved["timesteps"][keep].tolist()
-            callback.evaluations_results = saved["results"][keep].tolist()
-            callback.evaluations_length = saved["ep_lengths"][keep].tolist()
-            if "successes" in saved and saved["successes"].shape == saved["results"].shape:
-                callback.evaluations_successes = saved["successes"][keep].tolist()
-    except UsageError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        damaged = path.with_suffix(".damaged.npz")
-        shutil.move(path, damaged)
-        print(f"{path} was cut off and cannot be read; it is now {damaged}, and evaluations start afresh.")
-        return
-    if callback.evaluations_results:
-        callback.best_mean_reward = float(np.max(np.mean(callback.evaluations_results, axis=1)))
