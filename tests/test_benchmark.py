@@ -83,7 +83,7 @@ def test_online_tasks_and_failures(folder):
     small = {"learning_starts": 50, "gradient_steps": 1, "policy_kwargs": {"net_arch": [8]}}
     spec = SPEC | {
         "tasks": {"pendulum": "Pendulum-v1"}, "seeds": [0], "n_timesteps": 200, "eval_freq": 100,
-        "algorithms": {"redq": small, "broken": {"algo": "redq", "batch_size": -1}},
+        "algorithms": {"broken": {"algo": "redq", "batch_size": -1}, "redq": small},
     }  # fmt: skip
     (folder / "online.yml").write_text(yaml.safe_dump(spec))
     output = run("benchmark", "online.yml", "-o", "online", "--jobs", 2, expect=1, cwd=folder)
@@ -91,6 +91,9 @@ def test_online_tasks_and_failures(folder):
     assert "batch_size=-1" in (folder / "online/pendulum/broken/seed_0.log").read_text()
     table = (folder / "online" / "table.md").read_text()
     assert "| pendulum | redq |" in table and "behaviour" not in table
+    next((folder / "online" / "pendulum" / "redq").glob("**/scores.json")).unlink()
+    output = run("benchmark", "online.yml", "-o", "online", "--jobs", 1, expect=1, cwd=folder)
+    assert output.index("finished: pendulum redq") < output.index("failed: pendulum broken"), "what failed comes last"
 
 
 def test_the_logs_are_named_where_nothing_succeeds(folder):

@@ -17,7 +17,7 @@ from sb3_pgr.zoo.studies.cluster import run_on_cluster
 from sb3_pgr.zoo.studies.local import alone, run_here
 from sb3_pgr.zoo.studies.run import Run, is_finished, run_folder
 from sb3_pgr.zoo.studies.spec import load_spec, runs_of
-from sb3_pgr.zoo.studies.state import STOP, STUDY, only_driver, read_state
+from sb3_pgr.zoo.studies.state import STOP, STUDY, has_failed, only_driver, read_state
 from sb3_pgr.zoo.studies.storage import Storage, StorageError
 
 ENGINES = ("local", "ray")
@@ -103,7 +103,7 @@ def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str,
                     print(f"Stopped. Go on with: sb3-pgr benchmark resume {output}", flush=True)
                     raise
             else:
-                todo = _not_finished(runs, storage)
+                todo = sorted(_not_finished(runs, storage), key=lambda run: has_failed(storage, run))
                 print(f"{len(runs)} runs, {len(runs) - len(todo)} finished before.")
                 names = ("address", "cpus", "gpus", "retries")
                 chosen = {name: options[name] for name in names}

@@ -13,7 +13,7 @@ from pathlib import Path
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.interrupts import GRACE_SECONDS, interrupt_with_parent, termination_interrupts
 from sb3_pgr.zoo.studies.run import Run, is_finished, prepare
-from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, beat, claim, close, settle
+from sb3_pgr.zoo.studies.state import BEAT_SECONDS, STOP, beat, claim, close, has_failed, settle
 from sb3_pgr.zoo.studies.storage import Storage
 
 POLL_SECONDS = 0.1
@@ -44,8 +44,8 @@ def alone(output: Path) -> Iterator[int]:
 @termination_interrupts()
 def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) -> list[Run]:
     """
-    Do what has not finished; at Ctrl-C, SIGTERM, SIGHUP or ``benchmark stop``, or (on Linux) when this command is killed, the
-    running ones save a checkpoint.
+    Do what has not finished, and last what failed before; at Ctrl-C, SIGTERM, SIGHUP or ``benchmark stop``, or (on Linux) when
+    this command is killed, the running ones save a checkpoint.
 
     :param output: folder of the study
     :param jobs: runs at a time
@@ -55,7 +55,7 @@ def run_here(runs: list[Run], output: Path, jobs: int, threads: int, lock: int) 
     :raises KeyboardInterrupt: if they were stopped
     """
     storage = Storage(str(output))
-    todo = [run for run in runs if not is_finished(output / run.path)]
+    todo = sorted((run for run in runs if not is_finished(output / run.path)), key=lambda run: has_failed(storage, run))
     for run in set(runs) - set(todo):
         settle(storage, run)
     print(f"{len(runs)} runs, {len(runs) - len(todo)} finished before; {min(jobs, len(todo))} at a time.", flush=True)

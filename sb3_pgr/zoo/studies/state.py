@@ -119,5 +119,10 @@ def read_state(storage: Storage, run: Run) -> dict[str, Any] | None:
     return state
 
 
+def has_failed(storage: Storage, run: Run) -> bool:
+    """Whether its last attempt ended in an error."""
+    return (read_state(storage, run) or {}).get("state") == "failed"
+
+
 def _name(run: Run) -> str:
     return f"{run.path}.state.json"
