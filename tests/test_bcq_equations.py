@@ -174,3 +174,5 @@ def test_refusals():
     for kwargs in (dict(lmbda=1.5), dict(n_target_samples=0), dict(kl_weight=-1)):
         with pytest.raises(ValueError, match=f"{next(iter(kwargs))}={next(iter(kwargs.values()))}"):
             build(**kwargs)
+    with pytest.raises(ValueError, match="n_eval_samples=0"):
+        build(policy_kwargs=dict(n_eval_samples=0))

@@ -561,9 +561,10 @@ def test_some_rows_that_are_not_finite_are_dropped():
         (dict(online_class=SequenceReplayBuffer), "that draws single rows, not SequenceReplayBuffer"),
         (dict(warmup=1), "warmup=1 must be at least 2"),
         (dict(synthetic_ratio=1.5), r"synthetic_ratio=1\.5 must be between 0 and 1"),
+        (dict(synthetic_ratio=(0.0, 2.0, 100)), r"synthetic_ratio=2\.0 must be between 0 and 1"),
         (dict(synthetic_ratio="half"), "synthetic_ratio='half' must be a number"),
-        (dict(retrain_every=0), "retrain_every=0 must be at least 1"),
-        (dict(num_samples=0), "num_samples=0 must be at least 1"),
+        (dict(retrain_every=0), "retrain_every=0 must be a whole number"),
+        (dict(num_samples=0), "num_samples=0 must be a whole number"),
         (dict(cond_top_frac=0.0), r"cond_top_frac=0\.0 must be above 0"),
         (dict(max_outside=2.0), r"max_outside=2\.0 must be"),
         (dict(generator="huge"), "generator='huge' is not known"),
@@ -575,6 +576,29 @@ def test_some_rows_that_are_not_finite_are_dropped():
 def test_refusals(kwargs, message):
     with pytest.raises(ValueError, match=message):
         buffer(**kwargs)
+
+
+def test_refits_that_cannot_be():
+    with pytest.raises(ValueError, match="cannot be fitted on 0 transitions"):
+        buffer().refit()
+    unbound = buffer(relevance="td_error")
+    fill(unbound, 20)
+    with pytest.raises(RuntimeError, match=r"Relevance TDError .* unbound"):
+        unbound.refit()
+    unconditional = buffer(relevance="uniform")
+    with pytest.raises(ValueError, match="has not been fitted"):
+        unconditional.generator.sample(3)
+    fill(unconditional, 60)
+    unconditional.refit()
+    with pytest.raises(ValueError, match="fitted without relevance"):
+        unconditional.generator.sample(3, th.ones(3))
+
+
+def test_returns_of_several_steps_have_the_models_discount():
+    replay = buffer(n_steps=3, gamma=0.9)
+    replay.bind_model(model(SAC, gamma=0.9))
+    with pytest.raises(ValueError, match=r"discounted by 0\.9, the model has gamma=0\.99"):
+        replay.bind_model(model(SAC))
 
 
 def test_more_rows_than_memory_are_refused():

@@ -310,6 +310,69 @@ def test_a_reward_map_that_comes_too_late_is_said(data, tmp_path, recwarn):
     assert model.reward_scale == 2
 
 
+def test_statistics_that_come_too_late_are_said(data, tmp_path):
+    IQL("MlpPolicy", dataset=data, **SMALL).learn(20).save(tmp_path / "model.zip")
+    with pytest.warns(UserWarning, match="normalize_observations=True is without effect: the model has learned with False"):
+        IQL.load(tmp_path / "model.zip", dataset=data, device="cpu", normalize_observations=True)
+
+
+@value_based
+def test_live_experience_is_saved_without_the_dataset(algorithm, data, small, tmp_path):
+    model = algorithm("MlpPolicy", "Pendulum-v1", dataset=data, **small).learn(20)
+    model.set_env(make_vec_env("Pendulum-v1", 1, seed=0))
+    model.learn(30)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "live")
+    loaded = algorithm.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+    loaded.set_dataset(data | {"rewards": data["rewards"] + 100})
+    loaded.load_replay_buffer(tmp_path / "live")
+    sizes = {name: part["size"] for name, part in loaded.replay_buffer.statistics().items()}
+    assert sizes == {"online": 30, "dataset": 600} and loaded.replay_buffer.sources["dataset"].rewards.mean() > 50
+    assert th.equal(loaded.replay_buffer.online.observations[:30], model.replay_buffer.online.observations[:30])
+    loaded.learn(10)
+    SAC("MlpPolicy", "Pendulum-v1", buffer_size=50).save_replay_buffer(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds a ReplayBuffer of 1 environments, not a TensorReplayBuffer of 1"):
+        loaded.load_replay_buffer(tmp_path / "other")
+
+
+@value_based
+def test_phases_online(algorithm, data, small):
+    """Each begins with a reset: what ran before is cut off. There may be fewer environments than the model was built with."""
+    model = algorithm("MlpPolicy", make_vec_env("Pendulum-v1", 4), dataset=data, **small).learn(20)
+    model.set_env(make_vec_env("Pendulum-v1", 1))
+    online = model.learn(30).replay_buffer.online
+    assert online.n_envs == 1 and online.size() == 30 and online.timeouts[29] == 0
+    model.learn(30)
+    assert online.dones[29] == online.timeouts[29] == 1 and online.dones[:29].sum() == 0
+
+
+@value_based
+def test_loaded_for_fewer_environments(algorithm, data, small, tmp_path):
+    algorithm("MlpPolicy", make_vec_env("Pendulum-v1", 4), dataset=data, **small).learn(20).save(tmp_path / "model")
+    model = algorithm.load(tmp_path / "model", dataset=data).learn(20)
+    model.set_env(gym.make("Pendulum-v1"))
+    assert model.learn(10).replay_buffer.online.size() == 10
+
+
+@every
+def test_timesteps_may_be_a_float(algorithm, data, small):
+    assert algorithm("MlpPolicy", dataset=data, block_size=30, **small).learn(1e2)._n_updates == 100
+
+
+@every
+def test_wide_observations_need_no_room_for_live_experience(algorithm, data, small):
+    wide = {name: np.zeros((600, 50_000), np.float32) for name in ("observations", "next_observations")}
+    room = {} if algorithm is BC else dict(buffer_size=1)
+    assert algorithm("MlpPolicy", dataset=data | wide, **room, **small).replay_buffer.online.buffer_size == 1
+
+
+@every
+def test_one_number_each(algorithm, data, small):
+    narrow = {name: data[name][:, 0] for name in ("observations", "next_observations")}
+    model = algorithm("MlpPolicy", dataset=data | narrow | {"actions": data["actions"][:, 0]}, **small).learn(20)
+    assert model.observation_space.shape == model.action_space.shape == (1,)
+
+
 @every
 def test_bounds_of_actions_may_be_float64(algorithm, data, small):
     space = spaces.Box(-2.0, 2.0, (1,), np.float64)
@@ -371,6 +434,9 @@ def test_refusals(algorithm, data, small):
     ):
         with pytest.raises(error, match=message):
             algorithm("MlpPolicy", **(small | kwargs))
+    for kwargs in (dict(batch_size=1.5), dict(block_size=0), dict(policy_kwargs=small["policy_kwargs"] | dict(n_critics=0))):
+        with pytest.raises(ValueError, match="must be a whole number of at least 1"):
+            algorithm("MlpPolicy", dataset=data, **(small | kwargs))
     model = algorithm("MlpPolicy", dataset=data, **small)
     wide = ReplayBuffer(600, spaces.Box(-9, 9, (3,)), spaces.Box(-30, 30, (1,)), handle_timeout_termination=False)
     for sign in (-1, 1):
@@ -463,3 +529,31 @@ def test_saturated_actions_are_logged(data, tmp_path):
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(20, log_interval=10)
     assert "train/saturated_actions" in (tmp_path / "progress.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kwargs"),
+    [
+        (TD3BC, dict(gamma=2.0)),
+        (TD3BC, dict(tau=5.0)),
+        (TD3BC, dict(online_share=-1)),
+        (TD3BC, dict(alpha=-1.0)),
+        (TD3BC, dict(policy_delay=0)),
+        (TD3BC, dict(policy_delay=1.5)),
+        (TD3BC, dict(target_policy_noise=-1)),
+        (IQL, dict(expectile=2.0)),
+        (CQL, dict(n_actions=2.5)),
+        (BCQ, dict(lmbda=3)),
+        (BCQ, dict(n_target_samples=0)),
+        (BC, dict(best_fraction=0)),
+    ],
+    ids=str,
+)
+def test_arguments_are_checked_when_built_and_when_loaded(algorithm, kwargs, data, tmp_path):
+    small = SMALL | (dict(policy_kwargs=TINY_VAE) if algorithm is BCQ else {})
+    (name, value), *_ = kwargs.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        algorithm("MlpPolicy", dataset=data, **small, **kwargs)
+    algorithm("MlpPolicy", dataset=data, **small).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        algorithm.load(tmp_path / "model", **kwargs)

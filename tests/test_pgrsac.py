@@ -125,6 +125,30 @@ def test_saved_and_loaded_on_a_gpu(tmp_path):
     assert loaded.replay_buffer.generator.n_fits == 2
 
 
+def test_a_loaded_buffer_has_the_settings_of_its_model(tmp_path):
+    """Those that ``load`` was given; others than its generator has are refused, and the model keeps what it had."""
+    model = small().learn(120, log_interval=None)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    loaded = PGRSAC.load(tmp_path / "model", env=gym.make("Pendulum-v1"), synthetic_ratio=0.25, retrain_every=70)
+    loaded.load_replay_buffer(tmp_path / "replay")
+    replay = loaded.replay_buffer
+    assert (replay.synthetic_ratio, replay.retrain_every, replay.n_added) == (0.25, 70, 120)
+    assert replay.present_shares() == {"online": 0.75, "synthetic": 0.25}
+    loaded.learn(25, reset_num_timesteps=False, log_interval=None)
+    assert replay.generator.n_fits == 2  # at 140
+    other = PGRSAC.load(
+        tmp_path / "model", env=gym.make("Pendulum-v1"), num_samples=200, generator=TINY | dict(train_steps=20)
+    )
+    own = other.replay_buffer
+    with pytest.raises(ValueError, match=r"num_samples=300, not 200; generator=GeneratorConfig\(.*not GeneratorConfig"):
+        other.load_replay_buffer(tmp_path / "replay")
+    REDQ("MlpPolicy", "Pendulum-v1").save_replay_buffer(tmp_path / "plain")
+    with pytest.raises(ValueError, match="not TensorReplayBuffer; or use REDQ"):
+        other.load_replay_buffer(tmp_path / "plain")
+    assert other.replay_buffer is own
+
+
 def test_other_buffers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="PGRSAC needs a GenerativeReplayBuffer, not ReplayBuffer; or use REDQ"):
         small(replay_buffer_class=ReplayBuffer)

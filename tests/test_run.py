@@ -105,11 +105,12 @@ def test_user_dictionaries_are_left_alone():
     [
         (dict(n_target_critics=11), "n_target_critics=11 must be between 1 and n_critics=10"),
         (dict(n_target_critics=0), "n_target_critics=0"),
+        (dict(n_critics=2, n_target_critics=1.5), r"n_target_critics=1\.5 must be a whole number"),
         (dict(target_mode="median"), "target_mode='median' is not known; choose one of min, mean"),
         (dict(precision="fp16"), "precision='fp16' is not known; choose one of fp32, bf16"),
         (dict(policy_kwargs=dict(n_critics=2)), "n_critics is an argument of REDQ itself"),
-        (dict(batch_size=-5), "batch_size=-5 must be at least 1"),
-        (dict(policy_delay=0), "policy_delay=0 must be at least 1"),
+        (dict(batch_size=-5), "batch_size=-5 must be a whole number"),
+        (dict(policy_delay=0), "policy_delay=0 must be a whole number"),
         (dict(cuda_graph=True, device="cpu"), "cuda_graph=True needs a CUDA device"),
     ],
 )
@@ -125,7 +126,7 @@ def test_bad_arguments(kwargs, message):
         (dict(n_critics=8), "n_critics=8: the saved model has 4 critics"),
         (dict(n_target_critics=20), "n_target_critics=20 must be between 1 and n_critics=4"),
         (dict(target_mode="median"), "target_mode='median' is not known"),
-        (dict(policy_delay=0), "policy_delay=0 must be at least 1"),
+        (dict(policy_delay=0), "policy_delay=0 must be a whole number"),
     ],
 )
 def test_bad_arguments_of_load(changed, message, tmp_path):
@@ -139,6 +140,22 @@ def test_a_replay_buffer_of_another_discount(tmp_path):
     build("redq", replay_buffer_kwargs=dict(n_steps=3)).load_replay_buffer(tmp_path / "buffer.pkl")
     with pytest.raises(ValueError, match=r"discounted by 0\.99, the model has gamma=0\.5"):
         build("redq", gamma=0.5).load_replay_buffer(tmp_path / "buffer.pkl")
+
+
+def test_long_blocks_are_drawn_in_parts(monkeypatch):
+    """Whole episodes of images would not fit into memory; the number of updates stays."""
+    drawn, sample_block = [], TensorReplayBuffer.sample_block
+
+    def spy(buffer, gradient_steps, *args):
+        drawn.append(gradient_steps)
+        return sample_block(buffer, gradient_steps, *args)
+
+    monkeypatch.setattr(TensorReplayBuffer, "sample_block", spy)
+    model = REDQ(
+        "MlpPolicy", "Pendulum-v1", learning_starts=0, train_freq=(1, "episode"), gradient_steps=-1, policy_kwargs=SMALL
+    )
+    model.learn(200)
+    assert drawn == [100, 100] and model._n_updates == 200
 
 
 class Poisoned(gym.Wrapper):

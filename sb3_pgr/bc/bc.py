@@ -58,8 +58,6 @@ class BC(OfflineAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        if not 0 < best_fraction <= 1:
-            raise ValueError(f"best_fraction={best_fraction} must be above 0 and at most 1.")
         if dataset is None and _init_setup_model:
             raise ValueError("BC needs a dataset; there is nothing to imitate in an environment.")
         self.best_fraction = best_fraction
@@ -71,6 +69,7 @@ class BC(OfflineAlgorithm):
             batch_size,
             normalize_observations=normalize_observations,
             block_size=block_size,
+            buffer_size=1,  # of live experience, which there is none of
             compile=compile,
             precision=precision,
             cuda_graph=cuda_graph,
@@ -82,6 +81,11 @@ class BC(OfflineAlgorithm):
             device=device,
             _init_setup_model=_init_setup_model,
         )
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if not 0 < self.best_fraction <= 1:
+            raise ValueError(f"best_fraction={self.best_fraction} must be above 0 and at most 1.")
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_pgr.bcq.policies import BCQPolicy
+from sb3_pgr.common.checks import check_counts, check_shares
 from sb3_pgr.common.engine import Block
 from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
@@ -70,11 +71,6 @@ class BCQ(OfflineAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        if not 0 <= lmbda <= 1 or n_target_samples < 1 or kl_weight < 0:
-            raise ValueError(
-                f"lmbda={lmbda} must be between 0 and 1, n_target_samples={n_target_samples} at least 1 and "
-                f"kl_weight={kl_weight} not negative."
-            )
         self.lmbda = lmbda
         self.n_target_samples = n_target_samples
         self.kl_weight = kl_weight
@@ -107,6 +103,13 @@ class BCQ(OfflineAlgorithm):
             (spaces.Box,),
             _init_setup_model,
         )
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_counts(n_target_samples=self.n_target_samples)
+        check_shares(lmbda=self.lmbda)
+        if self.kl_weight < 0:
+            raise ValueError(f"kl_weight={self.kl_weight} must not be negative.")
 
     def _setup_model(self) -> None:
         super()._setup_model()

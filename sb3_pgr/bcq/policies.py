@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_pgr.common.checks import check_counts
 from sb3_pgr.offline.policies import OfflinePolicy, start_target
 
 LATENT_BOUND = 0.5  # of what actions are decoded from
@@ -110,6 +111,7 @@ class BCQPolicy(OfflinePolicy):
         n_eval_samples: int = 100,
         **kwargs: Any,
     ):
+        check_counts(n_eval_samples=n_eval_samples)
         self.vae_arch = [750, 750] if vae_arch is None else vae_arch
         self.phi, self.n_eval_samples = phi, n_eval_samples
         super().__init__(*args, **{"net_arch": [400, 300], **kwargs})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_pgr.buffers.fields import check_counts
+from sb3_pgr.common.checks import check_counts
 
 Metric = Callable[[float, Mapping[str, Any]], float]
 

@@ -19,15 +19,6 @@ def observation_keys(obs_shape: Shape | Mapping[str, Shape]) -> tuple[Any, ...]:
     return tuple(obs_shape) if isinstance(obs_shape, Mapping) else (None,)
 
 
-def check_counts(**counts: Any) -> None:
-    """
-    :raises ValueError: naming an argument that is not a whole number of at least 1
-    """
-    for name, value in counts.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
-
-
 def check_keys(keys: tuple[Any, ...], **arguments: Any) -> None:
     """
     :raises ValueError: naming an argument that is given for keys that the observations do not have

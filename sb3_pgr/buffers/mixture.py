@@ -8,12 +8,13 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr.buffers.fields import FromShapes, check_counts
+from sb3_pgr.buffers.fields import FromShapes
 from sb3_pgr.buffers.samples import WeightedSamples, sample_block
-from sb3_pgr.buffers.schedules import Schedule, schedule_value
+from sb3_pgr.buffers.schedules import Schedule, foreseen_values, schedule_value
 from sb3_pgr.buffers.sequence import SequenceReplayBuffer
 from sb3_pgr.buffers.storage import usable_device
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
+from sb3_pgr.common.checks import check_counts
 from sb3_pgr.common.state import get_arrays, set_arrays, set_generator_state, truncate_episodes
 
 ONLINE = "online"
@@ -90,6 +91,9 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         self.n_added = 0
         self.n_drawn = dict.fromkeys(self.shares, 0)
         self._carried = dict.fromkeys(self.shares, 0.0)
+        for name, share in self.shares.items():
+            if not all(0 <= value < float("inf") for value in foreseen_values(share, f"shares[{name!r}]")):
+                raise ValueError(f"shares[{name!r}]={share} must not be negative.")
         self._wanted()
         for name, buffer in (sources or {}).items():
             self.set_source(name, buffer)
@@ -125,6 +129,8 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
             buffer.generator.manual_seed((self._seed + names.index(name)) % 2**62)
         self.sources[name] = buffer
         buffer.device = self.device
+        if name == ONLINE:
+            self.buffer_size, self.n_envs = buffer.buffer_size, buffer.n_envs
 
     @property
     def device(self) -> th.device:

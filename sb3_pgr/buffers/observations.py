@@ -13,7 +13,6 @@ from sb3_pgr.buffers.fields import (
     FieldType,
     as_array,
     as_tensor,
-    check_counts,
     check_keys,
     field_name,
     observation_field,
@@ -22,6 +21,7 @@ from sb3_pgr.buffers.fields import (
 )
 from sb3_pgr.buffers.frames import FrameRing
 from sb3_pgr.buffers.storage import RecordStorage
+from sb3_pgr.common.checks import check_counts
 
 OBS, NEXT_OBS = "observations", "next_observations"
 Oldest = Callable[[str, int], np.ndarray | None]

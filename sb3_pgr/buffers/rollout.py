@@ -14,7 +14,6 @@ from sb3_pgr.buffers.fields import (
     FromShapes,
     action_field,
     as_array,
-    check_counts,
     field_name,
     observation_field,
     observation_keys,
@@ -22,6 +21,7 @@ from sb3_pgr.buffers.fields import (
 )
 from sb3_pgr.buffers.gae import generalized_advantages
 from sb3_pgr.buffers.storage import RecordStorage, usable_device
+from sb3_pgr.common.checks import check_counts
 
 _OBS = "observations"
 _GATHERED_BYTES = 2**24

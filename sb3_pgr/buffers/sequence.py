@@ -8,10 +8,11 @@ import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map_only
 
-from sb3_pgr.buffers.fields import FieldType, Shape, as_array, check_counts
+from sb3_pgr.buffers.fields import FieldType, Shape, as_array
 from sb3_pgr.buffers.samples import SequenceSamples
 from sb3_pgr.buffers.sum_tree import SumTree
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
+from sb3_pgr.common.checks import check_counts
 
 _STARTS = "episode_starts"
 _MAX_FOUND = 4096

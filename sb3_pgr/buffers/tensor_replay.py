@@ -13,10 +13,11 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map, tree_map_only
 
-from sb3_pgr.buffers.fields import FieldType, FromShapes, action_field, as_tensor, check_counts
+from sb3_pgr.buffers.fields import FieldType, FromShapes, action_field, as_tensor
 from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
 from sb3_pgr.buffers.observations import NEXT_OBS, OBS, ObservationLayout
 from sb3_pgr.buffers.storage import RecordStorage, lives_on_host, usable_device
+from sb3_pgr.common.checks import check_counts
 from sb3_pgr.common.engine import keep_freed_memory
 from sb3_pgr.common.state import set_generator_state
 

@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch as th
@@ -13,6 +13,7 @@ from sb3_pgr.common.optimizers import compile_alone, make_traceable, traced_grad
 Block = dict[str, Any]  # tensors (gradient_steps, batch_size, ...), or dicts of such
 Update = Callable[[Block, bool], dict[str, th.Tensor]]
 PRECISIONS = ("fp32", "bf16")
+LONGEST_BLOCK = 100  # updates whose batches are drawn together; the episodes of images may ask for thousands
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -40,6 +41,13 @@ class UpdateEngine:
         self._compiled: Update | None = None
         if device.type == "cpu":
             keep_freed_memory()
+
+    def blocks(self, updates: int) -> Iterator[int]:
+        """Lengths of the blocks that a number of updates is done in; of a CUDA graph it is one."""
+        longest = updates if self.cuda_graph else LONGEST_BLOCK
+        while updates > 0:
+            yield min(longest, updates)
+            updates -= longest
 
     def wrap(self, loss_fn: F) -> F:
         """Wrap a pure function of tensors and modules in the engine's precision."""

@@ -12,6 +12,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_pgr.common.checks import check_counts
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_log_prob, squashed_gaussian_sample
 from sb3_pgr.common.engine import Block
@@ -92,11 +93,6 @@ class CQL(OfflineAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        if n_actions < 1 or conservative_weight < 0 or temperature <= 0 or clip_gap[0] >= clip_gap[1]:
-            raise ValueError(
-                f"n_actions={n_actions} must be at least 1, conservative_weight={conservative_weight} not negative, "
-                f"temperature={temperature} above 0 and clip_gap={clip_gap} increasing."
-            )
         self.actor_learning_rate = actor_learning_rate
         self.conservative_weight = conservative_weight
         self.n_actions = n_actions
@@ -137,6 +133,15 @@ class CQL(OfflineAlgorithm):
             (spaces.Box,),
             _init_setup_model,
         )
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_counts(n_actions=self.n_actions)
+        if self.conservative_weight < 0 or self.temperature <= 0 or self.clip_gap[0] >= self.clip_gap[1]:
+            raise ValueError(
+                f"conservative_weight={self.conservative_weight} must not be negative, temperature={self.temperature} must be "
+                f"above 0 and clip_gap={self.clip_gap} increasing."
+            )
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sb3_pgr.common.checks import check_counts
 from sb3_pgr.generative.edm import EDM, HeunSampler
 from sb3_pgr.generative.normalizers import chosen
 
@@ -69,10 +70,8 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         for name in ("train_steps", "warm_steps", "batch_size", "dynamics_steps", "memory_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"generator setting {name}={getattr(self, name)} must be at least 1.")
-        if self.sampler.n_steps < 1:
-            raise ValueError(f"generator setting sampler: n_steps={self.sampler.n_steps} must be at least 1.")
+            check_counts(**{f"generator setting {name}": getattr(self, name)})
+        check_counts(**{"generator setting sampler: n_steps": self.sampler.n_steps})
         for name in ("learning_rate", "grad_clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"generator setting {name}={getattr(self, name)} must be above 0.")

@@ -180,7 +180,12 @@ class TransitionGenerator:
         :param progress: called with the number of transitions so far and ``n``
         :return: transitions of ``n`` rows; ``outside`` then is the share of the numbers estimated on the way that, before
             they were clamped, lay outside the box of the real ones (widened by a tenth)
+        :raises ValueError: before the first fit, or if ``prompt`` or ``start`` do not go with it
         """
+        if self.n_fits == 0:
+            raise ValueError("The generator has not been fitted; it has nothing to draw from.")
+        if prompt is not None and self.condition is None:
+            raise ValueError("The generator was fitted without relevance; it cannot be asked for any.")
         config, sampler = self.config, self.config.sampler
         chunk = max(1, min(n, config.memory_limit // self._bytes_per_row()))
         conditions = None if prompt is None else self.condition.normalize(prompt)[:, None]

@@ -110,6 +110,16 @@ class Imagination:
                 f"{needed / 1e9:,.0f} GB; {self.device} has {limit / 1e9:,.0f} GB."
             )
 
+    def require_model(self) -> None:
+        """
+        :raises RuntimeError: if relevance or actions need a learning algorithm, and none is bound
+        """
+        if self.needs_model and self.relevance.model is None:
+            raise RuntimeError(
+                f"Relevance {type(self.relevance).__name__} or policy_actions asks the learning algorithm, unbound yet. "
+                "Use PGRSAC, pass GenerativeReplayCallback() to learn(), or call replay_buffer.bind_model(model)."
+            )
+
     def bind(self, model: ModelValues) -> None:
         """Give relevance and actions the learning algorithm."""
         self.relevance.model = model
@@ -128,7 +138,9 @@ class Imagination:
             generator diverged; and a report
         :raises ValueError: if the relevance is of the wrong shape or not finite
         :raises MemoryError: as ``require_memory``
+        :raises RuntimeError: as ``require_model``
         """
+        self.require_model()
         self.require_memory(n)
         n_real = len(real["rewards"])
         self.relevance.observe(real)

@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_map_only
 from sb3_pgr.buffers import MixtureReplayBuffer, SequenceReplayBuffer, TensorReplayBuffer
 from sb3_pgr.buffers.mixture import ONLINE
 from sb3_pgr.buffers.normalize import normalize_obs
-from sb3_pgr.buffers.schedules import Schedule, schedule_value
+from sb3_pgr.buffers.schedules import Schedule, foreseen_values, schedule_value
 from sb3_pgr.buffers.storage import usable_device
+from sb3_pgr.common.checks import check_counts
 from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.critics import ModelValues
 from sb3_pgr.generative.flat import FlatObservations, action_sizes
@@ -102,9 +103,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         online_class: type[ReplayBuffer] = TensorReplayBuffer,
         online_kwargs: Mapping[str, Any] | None = None,
     ):
-        for name, value in (("retrain_every", retrain_every), ("num_samples", num_samples), ("warmup", warmup)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        check_counts(retrain_every=retrain_every, num_samples=num_samples, warmup=warmup)
         if issubclass(online_class, HerReplayBuffer):
             raise ValueError(
                 "HerReplayBuffer relabels goals as it samples, whole episodes at a time; the generator makes single "
@@ -117,7 +116,8 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         if warmup < 2:
             raise ValueError(f"warmup={warmup} must be at least 2: a generator cannot be fitted on a single row.")
         self._flat, (action_dim, n_actions) = FlatObservations(observation_space), action_sizes(action_space)
-        _checked_ratio(synthetic_ratio, 0)
+        for ratio in foreseen_values(synthetic_ratio, "synthetic_ratio"):
+            _checked_ratio(ratio, 0)
         self.synthetic_ratio = synthetic_ratio
         self.retrain_every, self.num_samples, self.warmup = retrain_every, num_samples, warmup
         kwargs = dict(online_kwargs or {})
@@ -197,8 +197,11 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         """
         Let relevance and actions ask a learning algorithm; it is not saved with the buffer.
 
-        :raises ValueError: if it has no critic and one is needed
+        :raises ValueError: if it has no critic and one is needed, or n-step returns are discounted by another ``gamma``
         """
+        online: Any = self.online
+        if getattr(online, "n_steps", 1) > 1 and online.gamma != model.gamma:
+            raise ValueError(f"n-step returns are discounted by {online.gamma}, the model has gamma={model.gamma}.")
         self._model = model
         if self.imagination.needs_model:
 
@@ -206,6 +209,30 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
                 return normalize_obs(self._flat.unflatten(obs), model.get_vec_normalize_env())
 
             self.imagination.bind(ModelValues(model, to_policy))
+
+    def take_settings(self, other: "GenerativeReplayBuffer") -> None:
+        """
+        Go on with another's ``synthetic_ratio`` and ``retrain_every``.
+
+        :raises ValueError: if its generator or relevance is of other settings: what they have learned stays with them
+        """
+        own, new = self._settings(), other._settings()
+        if differ := [f"{name}={own[name]!r}, not {new[name]!r}" for name in own if own[name] != new[name]]:
+            raise ValueError(f"This generative replay has {'; '.join(differ)}.")
+        self.synthetic_ratio, self.shares = other.synthetic_ratio, other.shares
+        if self.retrain_every != other.retrain_every:
+            self.retrain_every = other.retrain_every
+            self._next_refit = (self.n_added // self.retrain_every + 1) * self.retrain_every
+
+    def _settings(self) -> dict[str, Any]:
+        """Of what is fitted."""
+        relevance, config, *rest = self._make_imagination.args[3:]
+        return {
+            "num_samples": self.num_samples,
+            "relevance": type(relevance) if isinstance(relevance, Relevance) else relevance,
+            "generator": replace(config, compile=False),
+            **dict(zip(("cond_top_frac", "policy_actions", "max_outside"), rest, strict=True)),
+        }
 
     def _wanted(self) -> dict[str, float]:
         if SYNTHETIC not in self.sources or self.sources[SYNTHETIC].size() == 0:
@@ -224,11 +251,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         """Train relevance and generator as far as the transitions added since make it due."""
         if isinstance(self.synthetic_ratio, Real) and self.synthetic_ratio == 0:
             return
-        if self.imagination.needs_model and self.relevance.model is None:
-            raise RuntimeError(
-                f"Relevance {type(self.relevance).__name__} or policy_actions asks the learning algorithm, unbound yet. "
-                "Use PGRSAC, pass GenerativeReplayCallback() to learn(), or call replay_buffer.bind_model(model)."
-            )
+        self.imagination.require_model()
         self._train_relevance()
         if self.n_added < self._next_refit or _checked_ratio(self.synthetic_ratio, self.n_added) == 0:
             return
@@ -267,7 +290,14 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         self._next_refit, self._n_relevant, self._told_to_wait = self.retrain_every, 0, False
 
     def refit(self) -> RefitReport:
-        """Fit the generator on all real transitions now, and replace the synthetic ones."""
+        """
+        Fit the generator on all real transitions now, and replace the synthetic ones.
+
+        :raises ValueError: if there are fewer than two
+        :raises RuntimeError: if relevance or actions need a model, and none is bound
+        """
+        if self.size() * self.n_envs < 2:
+            raise ValueError(f"A generator cannot be fitted on {self.size() * self.n_envs} transitions.")
         self._next_refit = (self.n_added // self.retrain_every + 1) * self.retrain_every
         imagined, report = self.imagination.imagine(self.real_transitions(), self.num_samples, self.n_added, self.progress)
         synthetic = self.sources[SYNTHETIC]

@@ -17,10 +17,10 @@ from stable_baselines3.common.utils import polyak_update
 
 from sb3_pgr.buffers import DemonstrationReplayBuffer, GraspReplayBuffer, PrioritizedReplayBuffer, sample_block
 from sb3_pgr.buffers.fields import scaled_actions
+from sb3_pgr.common.checks import check_counts, check_shares, require_policy
 from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.optimizers import apply_gradients, gradients_of, set_learning_rate
-from sb3_pgr.common.policy_check import require_policy
 from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.demonstrations import DemonstrationSAC
 from sb3_pgr.hybrid_sac.encoders import image_keys
@@ -196,12 +196,8 @@ class HybridSAC(DemonstrationSAC):
         """Those of the constructor, and those that ``load`` was given in place of the saved ones."""
         if self.actor_value not in ACTOR_VALUES:
             raise ValueError(f"actor_value={self.actor_value!r} is not known; choose one of {', '.join(ACTOR_VALUES)}.")
-        for name in ("batch_size", "cta_ratio", "n_critics"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("demo_share", "grasp_epsilon"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1.")
+        check_counts(batch_size=self.batch_size, cta_ratio=self.cta_ratio, n_critics=self.n_critics)
+        check_shares(demo_share=self.demo_share, grasp_epsilon=self.grasp_epsilon)
         limits = (-math.inf, math.inf) if self.value_range is None else tuple(map(float, self.value_range))
         if not (len(limits) == 2 and limits[0] < limits[1]):
             raise ValueError(f"value_range={self.value_range} must be two numbers, the lesser first.")
@@ -253,6 +249,10 @@ class HybridSAC(DemonstrationSAC):
         self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        for updates in self._engine.blocks(gradient_steps):
+            self._train_block(updates, batch_size)
+
+    def _train_block(self, gradient_steps: int, batch_size: int) -> None:
         self.policy.set_training_mode(True)
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:

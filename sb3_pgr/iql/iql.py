@@ -76,10 +76,6 @@ class IQL(OfflineAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        if not 0 < expectile < 1 or beta < 0 or max_weight <= 0:
-            raise ValueError(
-                f"expectile={expectile} must be between 0 and 1, beta={beta} at least 0 and max_weight={max_weight} above 0."
-            )
         self.expectile = expectile
         self.beta = beta
         self.max_weight = max_weight
@@ -113,6 +109,14 @@ class IQL(OfflineAlgorithm):
             (spaces.Box,),
             _init_setup_model,
         )
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if not 0 < self.expectile < 1 or self.beta < 0 or self.max_weight <= 0:
+            raise ValueError(
+                f"expectile={self.expectile} must be between 0 and 1, beta={self.beta} at least 0 and "
+                f"max_weight={self.max_weight} above 0."
+            )
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -17,15 +17,16 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
 from sb3_pgr.buffers.fields import scaled_actions
+from sb3_pgr.common.checks import check_counts, check_shares, require_policy
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.optimizers import set_learning_rate
-from sb3_pgr.common.policy_check import require_policy
 from sb3_pgr.offline.dataset import OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.offline.signals import require_finite, saturated_share, warn_of_divergence
@@ -130,11 +131,9 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         supported_action_spaces: tuple[type[spaces.Space], ...] = (spaces.Box,),
         _init_setup_model: bool = True,
     ):
-        if block_size < 1 or batch_size < 1:
-            raise ValueError(f"block_size={block_size} and batch_size={batch_size} must be at least 1.")
-        for name, share in (("online_share", online_share), ("gamma", gamma), ("tau", tau)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share} must be between 0 and 1.")
+        self.batch_size, self.block_size, self.buffer_size = batch_size, block_size, buffer_size
+        self.online_share, self.gamma, self.tau = online_share, gamma, tau
+        self._check_arguments()  # before a dataset is read
         if env is None and dataset is None and _init_setup_model:
             raise ValueError(f"{type(self).__name__} needs a dataset, or an environment to learn in.")
         _refuse_vec_normalize(env)
@@ -148,13 +147,11 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
                 env = DummyVecEnv([lambda: stand_in])
         self.normalize_observations = normalize_observations
         self.reward_transform = reward_transform
-        self.learned_with = reward_transform
+        self.learned_with = (reward_transform, normalize_observations)
         self.reward_scale, self.reward_shift = (1.0, 0.0) if loaded is not None else reward_map(reward_transform, None)
         self.first_live_step = 0  # timesteps may have been gradient steps before
         self.dataset_fingerprint: str | None = None
         self.largest_reward, self.warned_of_divergence = 0.0, False
-        self.block_size = block_size
-        self.online_share = online_share
         self.compile = compile
         self.precision = precision
         self.cuda_graph = cuda_graph
@@ -196,8 +193,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         live = self.online_share if self.online else 0.0
         return {"online": live, DATASET: 1 - live}
 
+    def _check_arguments(self) -> None:
+        """Those of the constructor, and those that ``load`` was given in place of the saved ones."""
+        check_counts(batch_size=self.batch_size, block_size=self.block_size, buffer_size=self.buffer_size)
+        check_shares(online_share=self.online_share, gamma=self.gamma, tau=self.tau)
+
     def _setup_model(self) -> None:
         require_policy(self, self.policy_aliases["MlpPolicy"])
+        self._check_arguments()
         self.replay_buffer_kwargs = {"shares": self._shares, "fixed": (DATASET,), "gamma": self.gamma}
         super()._setup_model()
         self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
@@ -246,15 +249,14 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         dataset = self._prepared(dataset)
         if self._n_updates == 0:
             self.reward_scale, self.reward_shift = reward_map(self.reward_transform, dataset)
-            self.learned_with = self.reward_transform
+            self.learned_with = (self.reward_transform, self.normalize_observations)
             if self.normalize_observations:
                 _fit(self.policy.features_extractor, dataset)
         else:
-            wanted, had = (
-                name if isinstance(name, str) else tuple(name) for name in (self.reward_transform, self.learned_with)
-            )
-            if wanted != had:
-                warnings.warn(f"reward_transform={wanted} is without effect: the model has learned with {had}.", stacklevel=2)
+            for name, learned_with in zip(("reward_transform", "normalize_observations"), self.learned_with, strict=True):
+                wanted, had = (tuple(it) if isinstance(it, list) else it for it in (getattr(self, name), learned_with))
+                if wanted != had:
+                    warnings.warn(f"{name}={wanted} is without effect: the model has learned with {had}.", stacklevel=2)
         self.largest_reward = float(np.abs(self.reward_scale * dataset.rewards + self.reward_shift).max())
         rows = TensorReplayBuffer(len(dataset), self.observation_space, self.action_space, self.device)
         rows.extend(
@@ -295,7 +297,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             )
         self.observation_space, self.action_space = env.observation_space, env.action_space
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
-        if n_envs != self.n_envs and self.replay_buffer.online.size() == 0:
+        if n_envs != self.replay_buffer.n_envs and self.replay_buffer.online.size() == 0:
             self._new_replay_buffer(n_envs)
         super().set_env(env, force_reset)
 
@@ -309,6 +311,22 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         if rows is not None:
             self.replay_buffer.set_source(DATASET, rows)
 
+    def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
+        """Write live experience, its rewards as they are learned from; the dataset stays where it is."""
+        save_to_pkl(path, self.replay_buffer.online, self.verbose)
+
+    def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Take live experience from a file that ``save_replay_buffer`` wrote; the dataset remains.
+
+        :raises ValueError: if it holds a buffer of another kind, or of another number of environments
+        """
+        rows, own = load_from_pkl(path, self.verbose), self.replay_buffer.online
+        if type(rows) is not type(own) or rows.n_envs != own.n_envs:
+            kind, n_envs = type(rows).__name__, getattr(rows, "n_envs", 0)
+            raise ValueError(f"{path} holds a {kind} of {n_envs} environments, not a {type(own).__name__} of {own.n_envs}.")
+        self.replay_buffer.set_source("online", rows)
+
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -321,6 +339,8 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
             stand_in = SpacesOnly(self.observation_space, self.action_space)
             self.env = DummyVecEnv([lambda: stand_in])
             self.n_envs = 1
+        if self.online and (reset_num_timesteps or self._last_obs is None):  # the environments are reset
+            self.replay_buffer.truncate_episodes()
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if self.online and (reset_num_timesteps or self.replay_buffer.online.size() == 0):
             self.first_live_step = self.num_timesteps
@@ -347,6 +367,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         :param log_interval: gradient steps between logs (1 000 by default); online, episodes (4 by default)
         :raises ValueError: if there is neither a dataset nor an environment to go on in
         """
+        total_timesteps = int(total_timesteps)  # 1e6 is welcome
         self.replay_buffer.shares.update(self._shares)
         if self.online:
             if self.dataset is None and self.dataset_fingerprint is not None and self.online_share < 1:

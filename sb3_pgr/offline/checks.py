@@ -52,6 +52,10 @@ def dataset_from_arrays(
         if name in arrays:
             arrays[name] = _column(arrays[name], name, source)
     terminals = _terminals(data, arrays, notes)
+    if observation_space is None or observation_space.shape == (1,):
+        for name in ("observations", "next_observations"):
+            if getattr(arrays.get(name), "ndim", 0) == 1:
+                arrays[name] = arrays[name][:, None]  # one number each
     observations, actions = arrays["observations"], arrays["actions"]
     known = np.ones(n, bool)
     if "next_observations" in arrays:

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import Actor
 from torch import nn
 
+from sb3_pgr.common.checks import check_counts
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.ensembles import EnsembleLinear, EnsembleMLP
 from sb3_pgr.offline.transforms import DatasetNormExtractor
@@ -49,6 +50,7 @@ class OfflinePolicy(BasePolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
+        check_counts(n_critics=n_critics)
         if optimizer_kwargs is None:
             optimizer_kwargs = dict(fused=True) if optimizer_class in (th.optim.Adam, th.optim.AdamW) else {}
         super().__init__(

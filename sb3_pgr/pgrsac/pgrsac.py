@@ -136,11 +136,7 @@ class PGRSAC(REDQ):
         )
 
     def _setup_model(self) -> None:
-        buffer_class = self.replay_buffer_class
-        if buffer_class is None or not issubclass(buffer_class, GenerativeReplayBuffer):
-            raise ValueError(
-                f"PGRSAC needs a GenerativeReplayBuffer, not {getattr(buffer_class, '__name__', None)}; or use REDQ."
-            )
+        _require_generative(self.replay_buffer_class)
         given = dict(self.replay_buffer_kwargs)  # load takes these and the arguments of their own, as the constructor does
         for name in REPLAY_ARGUMENTS & given.keys():
             setattr(self, name, given.pop(name))
@@ -157,8 +153,11 @@ class PGRSAC(REDQ):
         super().train(gradient_steps, batch_size)
         self._refit_log.follow(self)
 
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        super().load_replay_buffer(path, truncate_last_traj)
+    def _accept_replay_buffer(self, replaced: ReplayBuffer | None) -> None:
+        _require_generative(type(self.replay_buffer))
+        super()._accept_replay_buffer(replaced)
+        if isinstance(replaced, GenerativeReplayBuffer):
+            self.replay_buffer.take_settings(replaced)  # as ``load`` was told
         self.replay_buffer.bind_model(self)
         self._refit_log.reported = self.replay_buffer.last_report
 
@@ -181,3 +180,8 @@ class PGRSAC(REDQ):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
         return [*state_dicts, "replay_buffer.imagination"], tensors
+
+
+def _require_generative(buffer_class: type[ReplayBuffer] | None) -> None:
+    if buffer_class is None or not issubclass(buffer_class, GenerativeReplayBuffer):
+        raise ValueError(f"PGRSAC needs a GenerativeReplayBuffer, not {getattr(buffer_class, '__name__', None)}; or use REDQ.")

@@ -16,12 +16,12 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
 
 from sb3_pgr.buffers import TensorReplayBuffer, sample_block
+from sb3_pgr.common.checks import check_counts, check_shares, require_policy
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.optimizers import optimizer_step, set_learning_rate
-from sb3_pgr.common.policy_check import require_policy
 from sb3_pgr.common.state import truncate_episodes
 from sb3_pgr.redq.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, REDQPolicy, SimbaPolicy
 
@@ -142,14 +142,11 @@ class REDQ(SAC):
 
     def _check_arguments(self) -> None:
         """Those of the constructor, and those that ``load`` was given in place of the saved ones."""
+        names = ("batch_size", "buffer_size", "policy_delay", "n_critics", "n_target_critics")
+        check_counts(**{name: getattr(self, name) for name in names})
+        check_shares(gamma=self.gamma, tau=self.tau)
         if not 1 <= self.n_target_critics <= self.n_critics:
             raise ValueError(f"n_target_critics={self.n_target_critics} must be between 1 and n_critics={self.n_critics}.")
-        for name in ("batch_size", "buffer_size", "policy_delay"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("gamma", "tau"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be between 0 and 1.")
         if self.target_mode not in TARGET_MODES:
             raise ValueError(f"target_mode={self.target_mode!r} is not known; choose one of {', '.join(TARGET_MODES)}.")
         if self.policy_kwargs["n_critics"] != self.n_critics:
@@ -178,7 +175,21 @@ class REDQ(SAC):
         self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
 
     def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        As SB3's.
+
+        :raises ValueError: if it does not go with the model, which then keeps its own
+        """
+        own = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
+        try:
+            self._accept_replay_buffer(own)
+        except ValueError:
+            self.replay_buffer = own
+            raise
+
+    def _accept_replay_buffer(self, replaced: ReplayBuffer | None) -> None:
+        """Check what was loaded in place of ``replaced``."""
         self._check_discount()
 
     def _check_discount(self) -> None:
@@ -192,6 +203,10 @@ class REDQ(SAC):
                 raise ValueError(f"n-step returns are discounted by {buffer.gamma}, the model has gamma={self.gamma}.")
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        for updates in self._engine.blocks(gradient_steps):
+            self._train_block(updates, batch_size)
+
+    def _train_block(self, gradient_steps: int, batch_size: int) -> None:
         self.policy.set_training_mode(True)
         optimizers = [self.actor.optimizer, self.critic.optimizer]
         if self.ent_coef_optimizer is not None:

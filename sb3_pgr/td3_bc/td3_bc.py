@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_pgr.common.checks import check_counts
 from sb3_pgr.common.engine import Block
 from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
@@ -70,10 +71,6 @@ class TD3BC(OfflineAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        if alpha <= 0 or policy_delay < 1:
-            raise ValueError(f"alpha={alpha} must be above 0 and policy_delay={policy_delay} at least 1.")
-        if target_policy_noise < 0 or target_noise_clip < 0:
-            raise ValueError(f"Negative: target_policy_noise={target_policy_noise}, target_noise_clip={target_noise_clip}.")
         self.alpha = alpha
         self.policy_delay = policy_delay
         self.target_policy_noise = target_policy_noise
@@ -107,6 +104,15 @@ class TD3BC(OfflineAlgorithm):
             (spaces.Box,),
             _init_setup_model,
         )
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_counts(policy_delay=self.policy_delay)
+        if self.alpha <= 0:
+            raise ValueError(f"alpha={self.alpha} must be above 0.")
+        for name in ("target_policy_noise", "target_noise_clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -1,0 +1,38 @@
+"""Arguments that several classes check alike."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+
+def check_counts(**counts: Any) -> None:
+    """
+    :raises ValueError: naming an argument that is not a whole number of at least 1
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+
+
+def check_shares(**shares: Any) -> None:
+    """
+    :raises ValueError: naming an argument that is not between 0 and 1
+    """
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value} must be between 0 and 1.")
+
+
+def require_policy(model: BaseAlgorithm, base: type[BasePolicy]) -> None:
+    """
+    :param model: with its ``policy_class``: given, or read from a file
+    :param base: what the algorithm's policies derive from
+    :raises ValueError: if it is another, as in the file of another algorithm
+    """
+    if not issubclass(model.policy_class, base):
+        raise ValueError(
+            f"{type(model).__name__} works with a {base.__name__}, not with a {model.policy_class.__name__}. A saved model is "
+            "loaded by the algorithm that it was saved by."
+        )
