@@ -21,9 +21,7 @@ HERE = Path(__file__).parent
 DATASETS, AGENTS = Path("build/gems_datasets"), Path("build/gems_online")
 WORLDS = [(items, world) for items in ("focused", "diffuse") for world in ("topdown", "mix", "divpen")]
 MIXTURES = {
-    "random": ["random"],
     "logging": ["logging"],
-    "agents": ["random", "medium", "expert"],
     "mixed": ["random", "logging", "medium", "expert"],
 }
 
