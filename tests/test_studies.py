@@ -56,6 +56,7 @@ def test_grids_are_arms_of_their_own():
     "change, message",
     [
         ({"seeds": [-1]}, "from 0 on"),
+        ({"n_eval_envs": 0}, "n_eval_envs must be a whole number of at least 1"),
         ({"algorithms": {"a b": {"algo": "redq"}, "ab": {"algo": "redq"}}}, "two names stand for the folder ab"),
         ({"algorithms": {"redq": {"grid": {"net": ["x" * 300]}}}}, "more than 200 bytes"),
     ],
@@ -105,6 +106,7 @@ def test_runs_of_a_specification():
     assert "--env Pendulum-v1 --demonstrations d.npz --vec-env subproc -n 200 --num-threads 3" in text and text.endswith(
         "-params gamma:0.9"
     )
+    assert "--n-eval-envs" not in text and "--n-eval-envs 5" in " ".join(runs_of(spec | {"n_eval_envs": 5})[0].arguments)
 
 
 def test_all_that_is_wrong_with_an_arm_is_said(tmp_path):

@@ -25,8 +25,11 @@ DEFAULTS = {
     "checkpoint_freq": 10_000,
     "video_freq": 0,
 }
-OPTIONAL, PACKAGES = ("save_freq",), "gym_packages"  # no argument of a run unless given, so that studies begun before it go on
-MAY_BE_ZERO = ("checkpoint_freq", "video_freq", *OPTIONAL)
+OPTIONAL, PACKAGES = (
+    ("save_freq", "n_eval_envs"),
+    "gym_packages",
+)  # no argument of a run unless given, so that studies begun before it go on
+MAY_BE_ZERO = ("checkpoint_freq", "video_freq", "save_freq")
 LONGEST_NAME = 200  # bytes; with endings, file systems take 255
 VEC_ENV, VEC_ENVS = "vec_env", ("dummy", "subproc")
 REQUIRED = ("tasks", "algorithms", "seeds", "n_timesteps")
