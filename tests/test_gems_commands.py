@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import rl_zoo3.train
@@ -15,6 +16,7 @@ from commands import run
 from sb3_pgr.common.evaluation import HELD_OUT_SEED
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.zoo import collect, enjoy, gems, train
+from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
 
 LATENT = "gems/focused_topdown_latent-v0"
@@ -86,6 +88,16 @@ def test_from_models_to_an_offline_score(world, monkeypatch):
     assert not set(first["episode_ids"]) & set(other["episode_ids"])
     for differ in np.split(first["slates"] != other["slates"], [300, 500, 700]):
         assert differ.mean() > 0.5
+
+    of_users = [*recorded[1:], "--observations", "privileged", "--behaviour"]
+    monkeypatch.setattr(sys, "argv", ["sb3-pgr", *map(str, [*of_users, "random", "-o", "privileged.npz"])])
+    gems.main()
+    dataset = load_dataset("privileged.npz")
+    assert dataset.observations.shape[1] == 51 and dataset.metadata["env_kwargs"] == {"observations": "privileged"}
+    assert gym.make(LATENT, **dataset.metadata["env_kwargs"]).observation_space.shape == (51,)
+    monkeypatch.setattr(sys, "argv", ["sb3-pgr", *map(str, [*of_users, "expert", "--run", run_folder, "-o", "x.npz"])])
+    with pytest.raises(UsageError, match="agents act on beliefs; leave out expert"):
+        gems.main()
 
     monkeypatch.setattr(
         sys, "argv", ["collect", "--env", LATENT, "--algo", "redq", "-f", "logs", "--episodes", "1", "-o", "one.npz"]

@@ -363,7 +363,7 @@ def test_slates_are_encoded_with_the_clicks_that_they_would_get():
 
 def test_recording_needs_latent_actions_beliefs_and_one_behaviour():
     for options in ({}, {"actions": "latent", "models": tiny_models()[0]}):
-        with pytest.raises(ValueError, match="latent actions and beliefs"):
+        with pytest.raises(ValueError, match="latent actions, and beliefs or privileged"):
             record(make_users("focused", "topdown", **options), None, RandomSlates(), 0, 1)
     users = make_users("focused", "topdown", "latent", "belief", tiny_models()[0])
     with pytest.raises(ValueError, match="either"):

@@ -1,10 +1,10 @@
-"""Datasets of latent actions and beliefs, with the slates and clicks behind them."""
+"""Datasets of latent actions and what is seen before and after, with the slates and clicks behind them."""
 
 from collections.abc import Callable
 
 import numpy as np
 from sb3_pgr.envs.gems.actions import LatentActions
-from sb3_pgr.envs.gems.observations import Belief, Observed
+from sb3_pgr.envs.gems.observations import Belief, Observed, Privileged
 from sb3_pgr.envs.gems.policies import SlatePolicy
 from sb3_pgr.envs.gems.users import Users
 
@@ -26,7 +26,7 @@ def record(
     The latent action of a slate that no agent decoded is the encoder's mean for the slate and the clicks that it got, clipped
     to the box of actions.
 
-    :param users: with latent actions and beliefs
+    :param users: with latent actions, and beliefs or privileged observations
     :param act: the agent
     :param show: instead of ``act``: the policy
     :param first_user: number of the first user
@@ -36,8 +36,11 @@ def record(
         decoded, not clipped), ``episode_ids``, ``timesteps``
     :raises ValueError: if actions or observations are others, or not exactly one behaviour is given
     """
-    if not isinstance(users.actions, LatentActions) or not isinstance(users.observations, Belief):
-        raise ValueError("Datasets have latent actions and beliefs: make_users(..., actions='latent', observations='belief').")
+    if not isinstance(users.actions, LatentActions) or not isinstance(users.observations, Belief | Privileged):
+        raise ValueError(
+            "Datasets have latent actions, and beliefs or privileged observations: "
+            "make_users(..., actions='latent', observations='belief')."
+        )
     if n_users < 1:
         raise ValueError(f"n_users={n_users} must be at least 1.")
     if (act is None) == (show is None):
@@ -72,13 +75,13 @@ def _episodes(
             column.append(value)
         seen.append(obs)
     arrays = {name: np.stack(column, 1).reshape(n * horizon, *column[0].shape[1:]) for name, column in columns.items()}
-    beliefs = np.stack([np.asarray(obs, np.float32) for obs in seen], 1)
+    observed = np.stack([np.asarray(obs, np.float32) for obs in seen], 1)
     timesteps = np.tile(np.arange(horizon, dtype=np.int16), n)
     return {
-        "observations": beliefs[:, :-1].reshape(n * horizon, -1),
+        "observations": observed[:, :-1].reshape(n * horizon, -1),
         "actions": arrays["actions"],
         "rewards": arrays["rewards"],
-        "next_observations": beliefs[:, 1:].reshape(n * horizon, -1),
+        "next_observations": observed[:, 1:].reshape(n * horizon, -1),
         "terminals": np.zeros(n * horizon, bool),
         "timeouts": timesteps == horizon - 1,
         "slates": arrays["slates"].astype(users.engine.items.number_dtype),

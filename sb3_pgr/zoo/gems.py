@@ -1,4 +1,4 @@
-"""``gems``: build the models of a GeMS world; record datasets of latent actions and beliefs in it."""
+"""``gems``: build the models of a GeMS world; record datasets of latent actions in it."""
 
 import argparse
 from dataclasses import asdict, fields
@@ -51,6 +51,9 @@ def main() -> None:
     collect.add_argument("--users", type=int, default=1_000, help="a hundred transitions each")
     collect.add_argument(
         "--through-decoder", action="store_true", help="show what the latent actions of random-slates and logging decode to"
+    )
+    collect.add_argument(
+        "--observations", choices=("belief", "privileged"), default="belief", help="what a learner is to see of the users"
     )
     collect.add_argument("-o", "--output", type=Path, required=True, help="the npz file")
     for verb in (build, collect):
@@ -114,6 +117,8 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
         raise UsageError(
             f"Whose behaviour is {' and '.join(agents)}? --run RUN_FOLDER, of an agent trained on gems/..._latent."
         )
+    if agents and args.observations != "belief":
+        raise UsageError(f"--observations {args.observations}: agents act on beliefs; leave out {' and '.join(agents)}.")
     if args.run is not None and not (args.run / args.env_id.replace("/", "-")).is_dir():
         raise UsageError(f"{args.run} is no run on {args.env_id}.")
     if args.through_decoder and not {"random-slates", "logging"} & set(args.behaviour):
@@ -122,7 +127,9 @@ def _collect(args: argparse.Namespace, items: str, world: str) -> None:
     own = {} if args.run is None else run_env_kwargs(args.run, args.env_id)
     changes = {name: value for name, value in own.items() if name in {field.name for field in fields(GemsConfig)}}
     models = args.models or own.get("models")
-    users = make_users(items, world, "latent", "belief", models, fingerprints=own.get("fingerprints"), **changes)
+    users = make_users(items, world, "latent", args.observations, models, fingerprints=own.get("fingerprints"), **changes)
+    if args.observations != "belief":
+        changes["observations"] = args.observations
     if models is not None:
         changes["models"] = str(models)
     acting = _agents(agents, users, args)
