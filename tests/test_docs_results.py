@@ -3,8 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from documented import ROOT
+from scipy import stats
 
 RESULTS = ROOT / "benchmarks" / "results" / "offline_quality"
 ALGORITHMS = {"BC": "bc", "BC, best tenth": "bc_best", "TD3BC": "td3_bc", "IQL": "iql", "CQL": "cql", "BCQ": "bcq"}
@@ -97,3 +99,38 @@ def test_of_a_tenth_of_the_rows():
         "all rows (table above)": [returns(DATASETS[2], "sb3_pgr", algo) for algo in algos],
     }
     assert {name: cells for name, _, *cells in table("offline", "| learned from | rows")} == expected
+
+
+def of_gems(name: str) -> dict[tuple[str, str], list[float]]:
+    """Returns of the seeds by world (or dataset) and algorithm."""
+    found: dict[tuple[str, str], list[float]] = {}
+    with open(RESULTS.parent / name / "runs.csv", newline="") as file:
+        for row in sorted(csv.DictReader(file), key=lambda row: int(row["seed"])):
+            found.setdefault((row["task"], row["algorithm"]), []).append(float(row["return_mean"]))
+    return found
+
+
+def test_gems_agents():
+    constant = {row[0]: row[5] for row in table("gems", "| world | random | logging")}
+    found = of_gems("gems_online")
+    for world, summary, seeds, _, slate, *_ in table("gems", "| world | SAC+GeMS, mean"):
+        clicks = found.pop((world, "sac_gems"))
+        half = stats.t.ppf(0.975, len(clicks) - 1) * stats.sem(clicks)
+        mean = float(np.mean(clicks))
+        assert summary == f"{mean:.0f} ({mean - half:.0f} to {mean + half:.0f})", world
+        assert seeds == ", ".join(f"{value:.0f}" for value in clicks)
+        assert slate == constant[f"`gems/{world}-v0`"]
+    assert not found
+
+
+def test_gems_offline():
+    found = of_gems("gems_offline")
+    behaviour = {
+        run["task"]: run["behaviour"]["return_mean"]
+        for run in json.loads((RESULTS.parent / "gems_offline" / "runs.json").read_text())["runs"]
+    }
+    for dataset, returns_, *cells in table("gems", "| dataset | its mean return | `BC`, each seed"):
+        assert returns_ == f"{behaviour[dataset]:.0f}"
+        expected = [", ".join(f"{value:.0f}" for value in found.pop((dataset, algo))) for algo in ("bc", "td3_bc", "iql")]
+        assert cells == expected, dataset
+    assert not found

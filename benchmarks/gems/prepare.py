@@ -22,6 +22,7 @@ DATASETS, AGENTS = Path("build/gems_datasets"), Path("build/gems_online")
 WORLDS = [(items, world) for items in ("focused", "diffuse") for world in ("topdown", "mix", "divpen")]
 MIXTURES = {
     "logging": ["logging"],
+    "privileged": ["logging", "--observations", "privileged", "--through-decoder"],
     "mixed": ["random", "logging", "medium", "expert"],
 }
 
