@@ -25,6 +25,21 @@ def check_shares(**shares: Any) -> None:
             raise ValueError(f"{name}={value} must be between 0 and 1.")
 
 
+def check_discount(replay_buffer: Any, gamma: float) -> None:
+    """
+    :param replay_buffer: any, or a mixture of several
+    :param gamma: of the model
+    :raises ValueError: if its n-step returns are discounted by another
+    """
+    sources = getattr(replay_buffer, "sources", {}).values()
+    n_step = [buffer for buffer in (replay_buffer, *sources) if getattr(buffer, "n_steps", 1) > 1]
+    if n_step and sources:
+        n_step.append(replay_buffer)  # a mixture discounts its one-step rows itself
+    for buffer in n_step:
+        if buffer.gamma != gamma:
+            raise ValueError(f"n-step returns are discounted by {buffer.gamma}, the model has gamma={gamma}.")
+
+
 def require_policy(model: BaseAlgorithm, base: type[BasePolicy]) -> None:
     """
     :param model: with its ``policy_class``: given, or read from a file

@@ -19,7 +19,7 @@ from sb3_pgr.buffers.mixture import ONLINE
 from sb3_pgr.buffers.normalize import normalize_obs
 from sb3_pgr.buffers.schedules import Schedule, foreseen_values, schedule_value
 from sb3_pgr.buffers.storage import usable_device
-from sb3_pgr.common.checks import check_counts
+from sb3_pgr.common.checks import check_counts, check_discount
 from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.critics import ModelValues
 from sb3_pgr.generative.flat import FlatObservations, action_sizes
@@ -199,9 +199,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
 
         :raises ValueError: if it has no critic and one is needed, or n-step returns are discounted by another ``gamma``
         """
-        online: Any = self.online
-        if getattr(online, "n_steps", 1) > 1 and online.gamma != model.gamma:
-            raise ValueError(f"n-step returns are discounted by {online.gamma}, the model has gamma={model.gamma}.")
+        check_discount(self, model.gamma)
         self._model = model
         if self.imagination.needs_model:
 

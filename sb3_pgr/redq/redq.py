@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
 
 from sb3_pgr.buffers import TensorReplayBuffer, sample_block
-from sb3_pgr.common.checks import check_counts, check_shares, require_policy
+from sb3_pgr.common.checks import check_counts, check_discount, check_shares, require_policy
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
@@ -167,7 +167,7 @@ class REDQ(SAC):
             self.replay_buffer_kwargs = {"gamma": self.gamma} | given
         super()._setup_model()
         self.replay_buffer_kwargs = given
-        self._check_discount()
+        check_discount(self.replay_buffer, self.gamma)
         self._engine = UpdateEngine(self.device, self.compile, self.precision, self.cuda_graph)
         self._compute_critic_loss = self._engine.wrap(self._critic_loss)
         self._compute_actor_loss = self._engine.wrap(self._actor_loss)
@@ -190,17 +190,7 @@ class REDQ(SAC):
 
     def _accept_replay_buffer(self, replaced: ReplayBuffer | None) -> None:
         """Check what was loaded in place of ``replaced``."""
-        self._check_discount()
-
-    def _check_discount(self) -> None:
-        """Refuse n-step returns of another gamma."""
-        sources = getattr(self.replay_buffer, "sources", {}).values()
-        n_step = [buffer for buffer in (self.replay_buffer, *sources) if getattr(buffer, "n_steps", 1) > 1]
-        if n_step and sources:
-            n_step.append(self.replay_buffer)  # a mixture discounts its one-step rows itself
-        for buffer in n_step:
-            if buffer.gamma != self.gamma:
-                raise ValueError(f"n-step returns are discounted by {buffer.gamma}, the model has gamma={self.gamma}.")
+        check_discount(self.replay_buffer, self.gamma)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         for updates in self._engine.blocks(gradient_steps):
