@@ -133,7 +133,7 @@ def test_an_online_study_whose_runs_fail(folder, call):
     spec = {"tasks": {"own": "my_carts:carts/Cart-v0"}, "algorithms": {"redq": {"batch_size": -1}}, "seeds": [0]}
     (folder / "online.yml").write_text(yaml.safe_dump(spec | {"n_timesteps": 30, "final_episodes": 1}))
     output = call("benchmark", "online.yml", "-o", "online", "--jobs", 1, expect=1)
-    assert "seed_0.log: sb3-pgr: redq on carts/Cart-v0: batch_size=-1 must be at least 1" in output
+    assert "seed_0.log: sb3-pgr: redq on carts/Cart-v0: batch_size=-1 must be a whole number of at least 1" in output
 
 
 def test_datasets_of_a_package_that_is_not_there(folder, call, dataset):
