@@ -11,9 +11,7 @@ It may be stopped at any time: a run goes on exactly from its last checkpoint (u
 """
 
 import argparse
-import csv
 import importlib
-import json
 import os
 import subprocess
 import sys
@@ -25,8 +23,9 @@ import numpy as np
 import yaml
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-from provenance import RESULTS, provenance  # noqa: E402
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from measures import values_and_networks  # noqa: E402
+from report import finished, read, report, result_file, write  # noqa: E402
 
 EVAL_EPISODES, FINAL_EPISODES = 5, 10
 CHECKPOINT_FREQ = 5_000
@@ -36,24 +35,6 @@ def load(name: str) -> dict[str, Any]:
     study = yaml.safe_load((HERE / f"{name}.yml").read_text())
     study["name"] = name
     return study
-
-
-def result_file(study: dict[str, Any], task: str, arm: str, seed: int) -> Path:
-    return RESULTS / "pgr_study" / study["name"] / task.replace("/", "-") / f"{arm}_seed{seed}.csv"
-
-
-def read(path: Path) -> list[dict[str, float]]:
-    with open(path, newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def write(path: Path, rows: list[dict[str, float]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".tmp"), "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(path.with_suffix(".tmp"), path)
 
 
 def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) -> None:
@@ -95,6 +76,8 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
             env.reset(seed=10_000 + seed)
             state = np.random.get_state(), th.get_rng_state()
             returns, _ = evaluate_policy(self.model, env, episodes, return_episode_rewards=True, warn=False)
+            why = values_and_networks(self.model, env, seed=20_000 + seed)
+            why |= {name: value for name, value in self.model.logger.name_to_value.items() if name.startswith("pgr/")}
             np.random.set_state(state[0])
             th.set_rng_state(state[1])
             row = {
@@ -104,7 +87,7 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
                 "episodes": episodes,
                 "training_seconds": round(self.seconds, 1),
                 "cpu_seconds": round(self.cpu_seconds, 1),
-            }
+            } | {name: round(float(value), 5) for name, value in why.items()}
             self.rows.append(row)
             write(self.path, self.rows)
             print(f"{task} {arm} seed {seed}: {row}", flush=True)
@@ -128,11 +111,6 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
         reset_num_timesteps=last is None,
     )
     model.save(folder / "final.zip")
-
-
-def finished(study: dict[str, Any], task: str, arm: str, seed: int) -> bool:
-    path = result_file(study, task, arm, seed)
-    return path.exists() and read(path)[-1]["timesteps"] >= study["n_timesteps"]
 
 
 def run_missing(study: dict[str, Any], jobs: int, device: str) -> int:
@@ -159,49 +137,6 @@ def run_missing(study: dict[str, Any], jobs: int, device: str) -> int:
         for process in running:
             process.terminate()
     return failed
-
-
-def report(study: dict[str, Any]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    table: dict[str, dict[str, Any]] = {}
-    figure, axes = plt.subplots(1, len(study["tasks"]), figsize=(5.5 * len(study["tasks"]), 4), squeeze=False)
-    for axis, task in zip(axes[0], study["tasks"], strict=True):
-        for number, arm in enumerate(study["arms"]):
-            curves = [read(result_file(study, task, arm, seed)) for seed in study["seeds"] if finished(study, task, arm, seed)]
-            if not curves:
-                continue
-            returns = np.array([[row["return_mean"] for row in curve] for curve in curves])
-            steps = [row["timesteps"] for row in curves[0]]
-            axis.plot(steps, returns.mean(0), color=f"C{number}", label=f"{arm} ({len(curves)})")
-            axis.fill_between(steps, returns.min(0), returns.max(0), color=f"C{number}", alpha=0.15, linewidth=0)
-            last = returns[:, -1]
-            resampled = np.random.default_rng(0).choice(last, (10_000, len(last))).mean(1)
-            table.setdefault(task, {})[arm] = {
-                "final_return_per_seed": last.round(1).tolist(),
-                "mean": round(float(last.mean()), 1),
-                "interval_95": np.percentile(resampled, [2.5, 97.5]).round(1).tolist(),
-                "area_under_curve": round(float(returns.mean()), 1),
-                "cpu_minutes": round(float(np.mean([curve[-1]["cpu_seconds"] for curve in curves])) / 60, 1),
-            }
-        axis.set(title=task, xlabel="environment steps", ylabel="evaluation return")
-        axis.legend(frameon=False, loc="upper left", fontsize=7)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.text(0.99, 0.01, "mean over seeds (their number in brackets); band: lowest to highest", ha="right", fontsize=7)
-    figure.tight_layout()
-    folder = RESULTS / "pgr_study" / study["name"]
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "curves.png", dpi=130)
-    result = {"provenance": provenance(study["seeds"]), "study": study, "results": table}
-    (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    for task, arms in table.items():
-        print(task)
-        for arm, row in sorted(arms.items(), key=lambda item: -item[1]["mean"]):
-            print(f"  {arm:24} {row['mean']:8.1f}  {row['final_return_per_seed']}  {row['cpu_minutes']} min")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""Tables and pictures of a study, from the results that there are."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from provenance import RESULTS, provenance
+
+Rows = list[dict[str, float]]
+MEASURES = {
+    "q_bias": "bias of values (share of return)",
+    "dormant_critics": "dormant units, critics",
+    "dormant_actor": "dormant units, actor",
+    "pgr/relevance_generated": "relevance, generated rows",
+    "pgr/dynamics_error": "dynamics error, generated rows",
+}
+MOST_CURVES = 8
+
+
+def result_file(study: dict[str, Any], task: str, arm: str, seed: int) -> Path:
+    return RESULTS / "pgr_study" / study["name"] / task.replace("/", "-") / f"{arm}_seed{seed}.csv"
+
+
+def read(path: Path) -> Rows:
+    with open(path, newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def write(path: Path, rows: Rows) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path.with_suffix(".tmp"), "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=names, restval="nan")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def finished(study: dict[str, Any], task: str, arm: str, seed: int) -> bool:
+    path = result_file(study, task, arm, seed)
+    return path.exists() and read(path)[-1]["timesteps"] >= study["n_timesteps"]
+
+
+def report(study: dict[str, Any]) -> None:
+    """Write ``report.json`` and pictures beside the results; print the table."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+
+    found: dict[str, dict[str, list[Rows]]] = {}
+    for task in study["tasks"]:
+        for arm in study["arms"]:
+            curves = [read(result_file(study, task, arm, seed)) for seed in study["seeds"] if finished(study, task, arm, seed)]
+            if curves:
+                found.setdefault(task, {})[arm] = curves
+    table = {task: {arm: _summary(curves) for arm, curves in arms.items()} for task, arms in found.items()}
+    folder = RESULTS / "pgr_study" / study["name"]
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(study["arms"]) <= MOST_CURVES:
+        _draw_curves(found, {"return_mean": "evaluation return"}, folder / "curves.png")
+        measured = {name for arms in found.values() for curves in arms.values() for curve in curves for name in curve[-1]}
+        measures = {name: label for name, label in MEASURES.items() if name in measured}
+        if measures:
+            _draw_curves(found, measures, folder / "why.png")
+    else:
+        _draw_arms(table, next(iter(study["arms"])), folder / "arms.png")
+    result = {"provenance": provenance(study["seeds"]), "study": study, "results": table}
+    (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
+    for task, arms in table.items():
+        print(task)
+        for arm, row in sorted(arms.items(), key=lambda item: -item[1]["mean"]):
+            print(f"  {arm:24} {row['mean']:8.1f}  {row['final_return_per_seed']}  {row['cpu_minutes']} min")
+
+
+def _summary(curves: list[Rows]) -> dict[str, Any]:
+    returns = np.array([[row["return_mean"] for row in curve] for curve in curves])
+    last = returns[:, -1]
+    resampled = np.random.default_rng(0).choice(last, (10_000, len(last))).mean(1)
+    return {
+        "final_return_per_seed": last.round(1).tolist(),
+        "mean": round(float(last.mean()), 1),
+        "interval_95": np.percentile(resampled, [2.5, 97.5]).round(1).tolist(),
+        "area_under_curve": round(float(returns.mean()), 1),
+        "cpu_minutes": round(float(np.mean([curve[-1]["cpu_seconds"] for curve in curves])) / 60, 1),
+    }
+
+
+def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str], path: Path) -> None:
+    """A row of panels for each column of the results, a panel for each task, a curve for each arm."""
+    import matplotlib.pyplot as plt
+
+    colors = {arm: f"C{number}" for number, arm in enumerate(dict.fromkeys(arm for arms in found.values() for arm in arms))}
+    size = (5.5 * len(found), 4 * len(columns) if len(columns) == 1 else 2.6 * len(columns))
+    figure, axes = plt.subplots(len(columns), len(found), figsize=size, squeeze=False)
+    for line, (column, label) in zip(axes, columns.items(), strict=True):
+        for axis, (task, arms) in zip(line, found.items(), strict=True):
+            for arm, curves in arms.items():
+                values = np.array([[row.get(column, np.nan) for row in curve] for curve in curves])
+                known = ~np.isnan(values).any(0)
+                steps = np.array([row["timesteps"] for row in curves[0]])[known]
+                axis.plot(steps, values[:, known].mean(0), color=colors[arm], label=f"{arm} ({len(curves)})")
+                low, high = values[:, known].min(0, initial=np.inf), values[:, known].max(0, initial=-np.inf)
+                axis.fill_between(steps, low, high, color=colors[arm], alpha=0.15, linewidth=0)
+            axis.set(title=task if line is axes[0] else None, ylabel=label if axis is line[0] else None)
+            axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+            if line is axes[-1]:
+                axis.set_xlabel("environment steps")
+    axes[0][0].legend(frameon=False, loc="upper left", fontsize=7)
+    figure.text(0.99, 0.005, "mean over seeds (their number in brackets); band: lowest to highest", ha="right", fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _draw_arms(table: dict[str, dict[str, Any]], default: str, path: Path) -> None:
+    """The last return of every seed of every arm, in the order of their means; the line is the default's."""
+    import matplotlib.pyplot as plt
+
+    most = max(len(arms) for arms in table.values())
+    figure, axes = plt.subplots(1, len(table), figsize=(5.5 * len(table), 1 + 0.25 * most), squeeze=False)
+    for axis, (task, arms) in zip(axes[0], table.items(), strict=True):
+        names = sorted(arms, key=lambda arm: arms[arm]["mean"])
+        for height, arm in enumerate(names):
+            seeds = arms[arm]["final_return_per_seed"]
+            axis.plot(seeds, [height] * len(seeds), "o", color="C0", markersize=4, alpha=0.6)
+            axis.plot(arms[arm]["mean"], height, "|", color="C0", markersize=12, markeredgewidth=2)
+        if default in arms:
+            axis.axvline(arms[default]["mean"], color="#999999", linewidth=0.8, zorder=0)
+        axis.set(title=task, xlabel="return of the last policy", yticks=range(len(names)), yticklabels=names)
+        axis.grid(alpha=0.3, axis="x")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.text(0.99, 0.005, f"dots: seeds; bars: their mean; line: {default}", ha="right", fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
