@@ -1,9 +1,9 @@
 """
 Runs a study (tasks x arms x seeds), each run on one core (or as many as the study says), and draws what there is.
 
-    python benchmarks/pgr_study/study.py base_agent             # what is missing, two runs at a time; then the report
-    python benchmarks/pgr_study/study.py base_agent --report    # table and curves from what there is
-    python benchmarks/pgr_study/study.py base_agent --run dmc/cheetah-run-v0 u4_d1_t 0     # one run
+    python benchmarks/pgr_study/study.py levers             # what is missing, two runs at a time; then the report
+    python benchmarks/pgr_study/study.py levers --report    # table and pictures from what there is
+    python benchmarks/pgr_study/study.py levers --run dmc/cheetah-run-v0 default 0     # one run
 
 A study is a YAML file beside this one: what all arms have in common and what each changes are arguments of the algorithm.
 It may be stopped at any time: a run goes on exactly from its last checkpoint (under ``build/``). Results are
