@@ -118,6 +118,7 @@ STEPS = (
     Step("sb3-pgr benchmark benchmarks/gems/online.yml -o build/gems_online"),
     Step("python benchmarks/gems/prepare.py datasets"),
     Step("sb3-pgr benchmark benchmarks/gems/offline.yml -o build/gems_offline"),
+    Step("sb3-pgr benchmark benchmarks/gems/cql_bcq.yml -o build/gems_cql_bcq"),
     Step("sb3-pgr benchmark benchmarks/robots/pick_cube.yml -o build/robots/pick_cube", DEMONSTRATIONS, short=True),
     Step("python benchmarks/refit_speed.py"),
     Step("python benchmarks/pgr_study/study.py whole_run --jobs 1"),

@@ -206,3 +206,4 @@ def test_specifications_of_the_benchmarks():
     lines = str(problems.value).splitlines()[1:]
     tasks = yaml.safe_load((folder / "offline.yml").read_text())["tasks"]
     assert len(lines) == len(tasks) and all("there is no file" in line for line in lines)
+    assert yaml.safe_load((folder / "cql_bcq.yml").read_text())["tasks"].items() <= tasks.items()
