@@ -84,7 +84,7 @@ def _curves(tasks: list[Task], bands: Bands, styles: dict[str, tuple[str, str]],
         axis.set_xlabel(task.unit if unit is None else f"{unit[0]} of training", fontsize=8)
         axis.set_ylabel("evaluation return (IQM, 95 %)", fontsize=8)
         if axis.has_data():
-            axis.legend(frameon=False, fontsize=7)
+            axis.legend(edgecolor="none", framealpha=0.7, fontsize=7)
 
     return _panels(tasks, draw, 3.4)
 

@@ -158,7 +158,7 @@ def _draw(results: list[Result], path: Path) -> None:
         axis.set(title=task, xlabel="gradient steps" if offline else "environment steps", ylabel="evaluation return")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(edgecolor="none", framealpha=0.7, fontsize=8)
     for axis in axes[len(groups) :]:
         axis.set_visible(False)
     figure.savefig(path, dpi=130)
