@@ -110,6 +110,10 @@ def of_gems(name: str) -> dict[tuple[str, str], list[float]]:
     return found
 
 
+def rounded(values: list[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in values)
+
+
 def test_gems_agents():
     constant = {row[0]: row[5] for row in table("gems", "| world | random | logging")}
     found = of_gems("gems_online")
@@ -118,7 +122,7 @@ def test_gems_agents():
         half = stats.t.ppf(0.975, len(clicks) - 1) * stats.sem(clicks)
         mean = float(np.mean(clicks))
         assert summary == f"{mean:.0f} ({mean - half:.0f} to {mean + half:.0f})", world
-        assert seeds == ", ".join(f"{value:.0f}" for value in clicks)
+        assert seeds == rounded(clicks)
         assert slate == constant[f"`gems/{world}-v0`"]
     assert not found
 
@@ -131,6 +135,10 @@ def test_gems_offline():
     }
     for dataset, returns_, *cells in table("gems", "| dataset | its mean return | `BC`, each seed"):
         assert returns_ == f"{behaviour[dataset]:.0f}"
-        expected = [", ".join(f"{value:.0f}" for value in found.pop((dataset, algo))) for algo in ("bc", "td3_bc", "iql")]
-        assert cells == expected, dataset
+        assert cells == [rounded(found.pop((dataset, algo))) for algo in ("bc", "td3_bc", "iql")], dataset
+    assert not found
+
+    found = of_gems("gems_cql_bcq")
+    for dataset, *cells in table("gems", "| dataset | `CQL`, each seed"):
+        assert cells == [rounded(found.pop((dataset, algo))) for algo in ("cql", "bcq")], dataset
     assert not found
