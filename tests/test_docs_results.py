@@ -139,6 +139,6 @@ def test_gems_offline():
     assert not found
 
     found = of_gems("gems_cql_bcq")
-    for dataset, *cells in table("gems", "| dataset | `CQL`, each seed"):
-        assert cells == [rounded(found.pop((dataset, algo))) for algo in ("cql", "bcq")], dataset
+    for dataset, *cells in table("gems", "| dataset | `BC`, each seed"):
+        assert cells == [rounded(found.pop((dataset, algo))) for algo in ("bc", "cql", "bcq")], dataset
     assert not found
