@@ -94,9 +94,9 @@ def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str
 
     colors = {arm: f"C{number}" for number, arm in enumerate(dict.fromkeys(arm for arms in found.values() for arm in arms))}
     size = (5.5 * len(found), 4 * len(columns) if len(columns) == 1 else 2.6 * len(columns))
-    figure, axes = plt.subplots(len(columns), len(found), figsize=size, squeeze=False)
+    figure, axes = plt.subplots(len(columns), len(found), figsize=size, squeeze=False, sharex="col")
     for line, (column, label) in zip(axes, columns.items(), strict=True):
-        for axis, (task, arms) in zip(line, found.items(), strict=True):
+        for axis, arms in zip(line, found.values(), strict=True):
             for arm, curves in arms.items():
                 values = np.array([[row.get(column, np.nan) for row in curve] for curve in curves])
                 known = ~np.isnan(values).any(0)
@@ -104,13 +104,15 @@ def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str
                 axis.plot(steps, values[:, known].mean(0), color=colors[arm], label=f"{arm} ({len(curves)})")
                 low, high = values[:, known].min(0, initial=np.inf), values[:, known].max(0, initial=-np.inf)
                 axis.fill_between(steps, low, high, color=colors[arm], alpha=0.15, linewidth=0)
-            axis.set(title=task if line is axes[0] else None, ylabel=label if axis is line[0] else None)
+            axis.set_ylabel(label)
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
-            if line is axes[-1]:
-                axis.set_xlabel("environment steps")
+    for axis, task in zip(axes[0], found, strict=True):
+        axis.set_title(task)
+    for axis in axes[-1]:
+        axis.set_xlabel("environment steps")
     axes[0][0].legend(frameon=False, loc="upper left", fontsize=7)
-    figure.text(0.99, 0.005, "mean over seeds (their number in brackets); band: lowest to highest", ha="right", fontsize=7)
+    figure.text(0.01, 0.005, "mean over seeds (their number in brackets); band: lowest to highest", fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -133,7 +135,7 @@ def _draw_arms(table: dict[str, dict[str, Any]], default: str, path: Path) -> No
         axis.set(title=task, xlabel="return of the last policy", yticks=range(len(names)), yticklabels=names)
         axis.grid(alpha=0.3, axis="x")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.text(0.99, 0.005, f"dots: seeds; bars: their mean; line: {default}", ha="right", fontsize=7)
+    figure.text(0.01, 0.005, f"dots: seeds; bars: their mean; line: {default}", fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -74,12 +74,12 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
             self.cpu_seconds += time.process_time() - self.cpu_since
             env = Monitor(gym.make(task))
             env.reset(seed=10_000 + seed)
-            state = np.random.get_state(), th.get_rng_state()
-            returns, _ = evaluate_policy(self.model, env, episodes, return_episode_rewards=True, warn=False)
-            why = values_and_networks(self.model, env, seed=20_000 + seed)
+            state = np.random.get_state()
+            with th.random.fork_rng():
+                returns, _ = evaluate_policy(self.model, env, episodes, return_episode_rewards=True, warn=False)
+                why = values_and_networks(self.model, env, seed=20_000 + seed)
+            np.random.set_state(state)
             why |= {name: value for name, value in self.model.logger.name_to_value.items() if name.startswith("pgr/")}
-            np.random.set_state(state[0])
-            th.set_rng_state(state[1])
             row = {
                 "timesteps": self.num_timesteps,
                 "return_mean": round(float(np.mean(returns)), 2),
