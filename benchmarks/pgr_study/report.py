@@ -93,7 +93,7 @@ def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str
     import matplotlib.pyplot as plt
 
     colors = {arm: f"C{number}" for number, arm in enumerate(dict.fromkeys(arm for arms in found.values() for arm in arms))}
-    size = (5.5 * len(found), 4 * len(columns) if len(columns) == 1 else 2.6 * len(columns))
+    size = (5.5 * len(found), 4 if len(columns) == 1 else 2.6 * len(columns))
     figure, axes = plt.subplots(len(columns), len(found), figsize=size, squeeze=False, sharex="col")
     for line, (column, label) in zip(axes, columns.items(), strict=True):
         for axis, arms in zip(line, found.values(), strict=True):
