@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from provenance import RESULTS, provenance
+
+from sb3_pgr.common.evaluation import bootstrap_interval, interquartile_mean
 
 Rows = list[dict[str, float]]
 MEASURES = {
@@ -68,11 +71,54 @@ def report(study: dict[str, Any]) -> None:
     else:
         _draw_arms(table, next(iter(study["arms"])), folder / "arms.png")
     result = {"provenance": provenance(study["seeds"]), "study": study, "results": table}
+    if "scales" in study:
+        result["aggregate"] = _aggregate(table, study["scales"])
     (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    for task, arms in table.items():
-        print(task)
-        for arm, row in sorted(arms.items(), key=lambda item: -item[1]["mean"]):
-            print(f"  {arm:24} {row['mean']:8.1f}  {row['final_return_per_seed']}  {row['cpu_minutes']} min")
+    text = _markdown(table, study["arms"])
+    (folder / "table.md").write_text(text)
+    print(text)
+    for arm, row in result.get("aggregate", {}).items():
+        print(f"{arm:26} {row['iqm']:8.3f}  {row['interval_95']}  over {len(table)} tasks, {row['seeds']} seeds")
+
+
+def _markdown(table: dict[str, dict[str, Any]], arms: dict[str, dict[str, Any]]) -> str:
+    """A row for each arm: what it changes; mean of the last returns and each; mean of the curve; minutes of one core."""
+    tasks = "".join(f" `{task}` | its curve |" for task in table)
+    lines = [f"| arm | changes |{tasks} minutes |", "|---" * (2 * len(table) + 3) + "|"]
+    for arm, changes in arms.items():
+        rows = [of_task.get(arm) for of_task in table.values()]
+        if not any(rows):
+            continue
+        cells = [arm, f"`{yaml.safe_dump(changes, default_flow_style=True, width=1_000).strip()}`" if changes else ""]
+        for row in rows:
+            seeds = [f"{value:.0f}" for value in row["final_return_per_seed"]] if row else []
+            each = f" ({', '.join(seeds)})" if len(seeds) > 1 else ""
+            cells += [f"{row['mean']:.0f}{each}", f"{row['area_under_curve']:.0f}"] if row else ["", ""]
+        cells.append(", ".join(f"{row['cpu_minutes']:.0f}" for row in rows if row))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _aggregate(table: dict[str, dict[str, Any]], scales: dict[str, float]) -> dict[str, Any]:
+    """
+    Interquartile mean over tasks and seeds of the last return over its task's scale, of arms that have runs of all tasks.
+
+    Of an arm with more seeds on one task than on another the first ones count.
+    """
+    found = {}
+    for arm in next(iter(table.values()), {}):
+        if not all(arm in table.get(task, {}) for task in scales):
+            continue
+        returns = [table[task][arm]["final_return_per_seed"] for task in scales]
+        seeds = min(map(len, returns))
+        scores = np.array([row[:seeds] for row in returns]).T / np.array(list(scales.values()))
+        interval = bootstrap_interval(scores)
+        found[arm] = {
+            "iqm": round(interquartile_mean(scores), 4),
+            "interval_95": interval and [round(end, 4) for end in interval],
+            "seeds": seeds,
+        }
+    return found
 
 
 def _summary(curves: list[Rows]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""What the study of generative replay measures beside returns."""
+"""What the study of generative replay measures beside returns, and how it reports."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import gymnasium as gym
@@ -74,3 +75,40 @@ def test_dormant_units(measure):
     found = measure(model, Counted(), seed=0)
     assert found["dormant_actor"] == pytest.approx(3 / 12)
     assert found["dormant_critics"] == pytest.approx(3 / 24)
+
+
+@pytest.fixture
+def report(monkeypatch, tmp_path):
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    spec = importlib.util.spec_from_file_location("study_report", benchmarks / "pgr_study" / "report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return module
+
+
+def test_report_of_what_there_is(report, tmp_path, capsys):
+    """Unfinished runs are left out, arms without runs of all tasks have no aggregate, extra seeds of a task do not count in it."""
+    study = {
+        "name": "trial",
+        "n_timesteps": 20,
+        "tasks": ["a/b", "c"],
+        "seeds": [0, 1, 2],
+        "arms": {"one": {}, "two": {"gamma": 0.9}, "three": {}},
+        "scales": {"a/b": 10.0, "c": 100.0},
+    }
+    last = {("a/b", "one"): [1, 3, 8], ("c", "one"): [20, 40], ("a/b", "two"): [5], ("c", "two"): []}
+    for (task, arm), returns in last.items():
+        for seed, value in enumerate(returns):
+            rows = [{"timesteps": steps, "return_mean": value * steps / 20, "cpu_seconds": 60.0} for steps in (10, 20)]
+            report.write(report.result_file(study, task, arm, seed), rows)
+    report.write(report.result_file(study, "c", "two", 1), [{"timesteps": 10, "return_mean": 0.0, "cpu_seconds": 1.0}])
+    report.report(study)
+    assert (tmp_path / "pgr_study" / "trial" / "table.md").read_text().splitlines()[2:] == [
+        "| one |  | 4 (1, 3, 8) | 3 | 30 (20, 40) | 22 | 1, 1 |",
+        "| two | `{gamma: 0.9}` | 5 | 4 |  |  | 1 |",
+    ]
+    found = json.loads((tmp_path / "pgr_study" / "trial" / "report.json").read_text())["aggregate"]
+    assert list(found) == ["one"] and found["one"]["seeds"] == 2
+    assert found["one"]["iqm"] == pytest.approx(0.25)  # of 0.1, 0.3, 0.2, 0.4 the middle two
