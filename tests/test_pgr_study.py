@@ -88,8 +88,8 @@ def report(monkeypatch, tmp_path):
     return module
 
 
-def test_report_of_what_there_is(report, tmp_path, capsys):
-    """Unfinished runs are left out, arms without runs of all tasks have no aggregate, extra seeds of a task do not count in it."""
+def test_report_of_what_there_is(report, tmp_path):
+    """Unfinished runs are left out; an aggregate needs runs of all tasks, and extra seeds of one of them do not count."""
     study = {
         "name": "trial",
         "n_timesteps": 20,
