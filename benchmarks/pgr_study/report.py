@@ -14,7 +14,7 @@ from sb3_pgr.common.evaluation import bootstrap_interval, interquartile_mean
 
 Rows = list[dict[str, float]]
 MEASURES = {
-    "q_bias": "bias of values (share of return)",
+    "bias": "values above what is earned",
     "dormant_critics": "dormant units, critics",
     "dormant_actor": "dormant units, actor",
     "pgr/relevance_generated": "relevance, generated rows",
@@ -62,13 +62,15 @@ def report(study: dict[str, Any]) -> None:
     table = {task: {arm: _summary(curves) for arm, curves in arms.items()} for task, arms in found.items()}
     folder = RESULTS / "pgr_study" / study["name"]
     folder.mkdir(parents=True, exist_ok=True)
-    if len(study["arms"]) <= MOST_CURVES:
-        _draw_curves(found, {"return_mean": "evaluation return"}, folder / "curves.png")
-        measured = {name for arms in found.values() for curves in arms.values() for curve in curves for name in curve[-1]}
+    shown = {task: {arm: arms[arm] for arm in study.get("curves", arms) if arm in arms} for task, arms in found.items()}
+    if len(study.get("curves", study["arms"])) <= MOST_CURVES:
+        _draw_curves(shown, {"return_mean": "evaluation return"}, folder / "curves.png")
+        learned = {task: {arm: _measured(curves) for arm, curves in arms.items()} for task, arms in shown.items()}
+        measured = {name for arms in learned.values() for curves in arms.values() for curve in curves for name in curve[-1]}
         measures = {name: label for name, label in MEASURES.items() if name in measured}
         if measures:
-            _draw_curves(found, measures, folder / "why.png")
-    else:
+            _draw_curves(learned, measures, folder / "why.png")
+    if len(study["arms"]) > MOST_CURVES:
         _draw_arms(table, next(iter(study["arms"])), folder / "arms.png")
     result = {"provenance": provenance(study["seeds"]), "study": study, "results": table}
     if "scales" in study:
@@ -134,6 +136,13 @@ def _summary(curves: list[Rows]) -> dict[str, Any]:
     }
 
 
+def _measured(curves: list[Rows]) -> list[Rows]:
+    """From the second evaluation on (before the first nothing is learned), with ``bias`` as a difference."""
+    return [
+        [row | {"bias": row["q_bias"] * row["mc_return"]} if "q_bias" in row else row for row in curve[1:]] for curve in curves
+    ]
+
+
 def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str], path: Path) -> None:
     """A row of panels for each column of the results, a panel for each task, a curve for each arm."""
     import matplotlib.pyplot as plt
@@ -146,20 +155,26 @@ def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str
             for arm, curves in arms.items():
                 values = np.array([[row.get(column, np.nan) for row in curve] for curve in curves])
                 known = ~np.isnan(values).any(0)
+                if not known.any():
+                    continue
                 steps = np.array([row["timesteps"] for row in curves[0]])[known]
                 axis.plot(steps, values[:, known].mean(0), color=colors[arm], label=f"{arm} ({len(curves)})")
-                low, high = values[:, known].min(0, initial=np.inf), values[:, known].max(0, initial=-np.inf)
-                axis.fill_between(steps, low, high, color=colors[arm], alpha=0.15, linewidth=0)
+                axis.fill_between(
+                    steps, values[:, known].min(0), values[:, known].max(0), color=colors[arm], alpha=0.15, linewidth=0
+                )
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
+            if not axis.lines:
+                axis.set_yticks([])
+                axis.text(0.5, 0.5, "not measured here", transform=axis.transAxes, ha="center", color="#777777")
     for axis, task in zip(axes[0], found, strict=True):
         axis.set_title(task)
     for axis in axes[-1]:
         axis.set_xlabel("environment steps")
-    axes[0][0].legend(frameon=False, loc="upper left", fontsize=7)
-    figure.text(0.01, 0.005, "mean over seeds (their number in brackets); band: lowest to highest", fontsize=7)
-    figure.tight_layout()
+    axes[0][0].legend(frameon=False, loc="best", fontsize=7)
+    figure.tight_layout(rect=(0, 0.12 / size[1], 1, 1))
+    figure.text(0.01, 0.04 / size[1], "mean over seeds (their number in brackets); band: lowest to highest", fontsize=7)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
