@@ -1,4 +1,4 @@
-"""Tables of our own runs in the pages of offline learning say what the files of results say."""
+"""Tables of our own runs in the pages say what the files of results say."""
 
 import csv
 import json
@@ -142,3 +142,8 @@ def test_gems_offline():
     for dataset, *cells in table("gems", "| dataset | `BC`, each seed"):
         assert cells == [rounded(found.pop((dataset, algo))) for algo in ("bc", "cql", "bcq")], dataset
     assert not found
+
+
+def test_levers_of_generative_replay():
+    table = (RESULTS.parent / "pgr_study" / "levers" / "table.md").read_text()
+    assert table in (ROOT / "docs" / "pgr_study.md").read_text()
