@@ -80,7 +80,7 @@ def build(algo: str = "redq", n_envs: int = 1, normalize: bool = False, seed: in
             batch_size=32, learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=dict(SMALL), seed=seed,
         )  # fmt: skip
     if algo == "droq":
-        kwargs = SMALL | dict(layer_norm=True, dropout_rate=0.1)
+        kwargs = SMALL | dict(layer_norm=True, dropout_rate=0.1, normalize_observations=True)
         return REDQ("MlpPolicy", env, learning_starts=100, gradient_steps=2, n_critics=2, policy_kwargs=kwargs, seed=seed)
     if algo == "simba":
         kwargs = dict(actor_hidden_dim=16, critic_hidden_dim=16, critic_blocks=1)

@@ -4,15 +4,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import REDQ, MixtureReplayBuffer, TensorReplayBuffer
 from sb3_pgr.common.health import NonFiniteTransitionError
 from sb3_pgr.common.networks import RunningNorm
+from sb3_pgr.offline.spaces_only import SpacesOnly
 
 SMALL = dict(net_arch=[16, 16])
 CONFIGURATIONS = {
@@ -20,6 +23,7 @@ CONFIGURATIONS = {
     "droq": dict(n_critics=2, policy_kwargs=SMALL | dict(layer_norm=True, dropout_rate=0.01)),
     "mean": dict(target_mode="mean", policy_kwargs=SMALL),
     "simba": dict(policy="SimbaPolicy", policy_kwargs=dict(actor_hidden_dim=16, critic_hidden_dim=16), n_critics=2),
+    "normalized": dict(policy_kwargs=SMALL | dict(layer_norm=True, normalize_observations=True)),
     "bf16": dict(precision="bf16", policy_kwargs=SMALL),
     "fixed_entropy": dict(ent_coef=0.1, policy_kwargs=SMALL),
     "tanh": dict(policy_kwargs=dict(net_arch=dict(pi=[8], qf=[16, 8]), activation_fn=th.nn.Tanh)),
@@ -212,14 +216,26 @@ def test_running_norm_equals_batch_statistics():
     assert norm.count == 1000
 
 
-def test_simba_shares_one_set_of_statistics():
-    model = build("simba").learn(80)
+@pytest.mark.parametrize("name", ["simba", "normalized"])
+def test_networks_share_one_set_of_statistics(name):
+    model = build(name).learn(80)
     norms = [
         model.policy.observation_norm,
         *(network.features_extractor.observation_norm for network in (model.actor, model.critic, model.critic_target)),
     ]
     assert all(norm is norms[0] for norm in norms)
     assert norms[0].count == 80
+
+
+@pytest.mark.parametrize("policy, space, kwargs, message", [
+    ("MlpPolicy", spaces.Box(-1, 1, (2, 2)), {}, "flat Box"),
+    ("MlpPolicy", spaces.Discrete(3), {}, "flat Box"),
+    ("MultiInputPolicy", spaces.Dict(a=spaces.Box(-1, 1, (2,))), {}, "flat Box"),
+    ("MlpPolicy", spaces.Box(-1, 1, (2,)), dict(features_extractor_class=CombinedExtractor), "features extractor"),
+])  # fmt: skip
+def test_observations_that_are_not_normalised(policy, space, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        REDQ(policy, SpacesOnly(space, spaces.Box(-1, 1, (1,))), policy_kwargs=dict(normalize_observations=True, **kwargs))
 
 
 def test_learns_a_real_task():

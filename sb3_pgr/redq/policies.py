@@ -31,6 +31,9 @@ class REDQPolicy(SACPolicy):
     :param layer_norm: layer norm in the critics
     :param dropout_rate: dropout in the critics; with ``layer_norm=True`` and two critics this is DroQ
         (Hiraoka et al. 2022), whose target critics drop units too
+    :param normalize_observations: standardise flat observations by the mean and variance of all those of steps taken so far;
+        actor, critics and targets share the statistics, which are saved with the policy
+    :raises ValueError: if observations to be normalised are not a flat Box, or have a features extractor of their own
     """
 
     actor: Actor
@@ -52,7 +55,16 @@ class REDQPolicy(SACPolicy):
         n_critics: int = 10,
         layer_norm: bool = False,
         dropout_rate: float = 0.0,
+        normalize_observations: bool = False,
     ):
+        norm = None
+        if normalize_observations:
+            if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+                raise ValueError(f"{type(self).__name__} normalises flat Box observations, not {observation_space}.")
+            if features_extractor_class is not FlattenExtractor:
+                raise ValueError("normalize_observations stands in place of a features extractor.")
+            norm = RunningNorm(spaces.flatdim(observation_space))
+            features_extractor_class, features_extractor_kwargs = RunningNormExtractor, dict(observation_norm=norm)
         self.n_critics = n_critics
         self.layer_norm = layer_norm
         self.dropout_rate = dropout_rate
@@ -72,6 +84,7 @@ class REDQPolicy(SACPolicy):
             n_critics=n_critics,
             share_features_extractor=False,
         )
+        self.observation_norm = norm
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:  # type: ignore[override]
         features_extractor = features_extractor or self.make_features_extractor()
@@ -99,6 +112,10 @@ class REDQPolicy(SACPolicy):
         data = super()._get_constructor_parameters()
         for name in ("use_sde", "log_std_init", "use_expln", "clip_mean"):
             del data[name]
+        if self.observation_norm is not None:
+            data |= dict(
+                features_extractor_class=FlattenExtractor, features_extractor_kwargs=None, normalize_observations=True
+            )
         return {**data, "layer_norm": self.layer_norm, "dropout_rate": self.dropout_rate}
 
 
@@ -157,20 +174,15 @@ class SimbaPolicy(REDQPolicy):
         )
         if optimizer_kwargs is None:
             optimizer_kwargs = dict(weight_decay=1e-2, fused=True)
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
-            raise ValueError(f"SimbaPolicy takes flat Box observations, not {observation_space}.")
-        observation_norm = RunningNorm(spaces.flatdim(observation_space))
         super().__init__(
             observation_space,
             action_space,
             lr_schedule,
-            features_extractor_class=RunningNormExtractor,
-            features_extractor_kwargs=dict(observation_norm=observation_norm),
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             n_critics=n_critics,
+            normalize_observations=True,
         )
-        self.observation_norm = observation_norm
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)

@@ -297,7 +297,7 @@ class REDQ(SAC):
         infos: list[dict[str, Any]],
     ) -> None:
         check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
-        if isinstance(self.policy, SimbaPolicy):
+        if self.policy.observation_norm is not None:
             self.policy.observation_norm.update(th.as_tensor(new_obs, device=self.device).flatten(1))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
