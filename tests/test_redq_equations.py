@@ -241,6 +241,11 @@ def test_policy_delay_counts_over_calls(policy_delay, expected):
     assert sum(flags) == expected
 
 
+@pytest.mark.parametrize("given, expected", [("auto", -ACT), ("auto_0.5", -ACT / 2), (-0.25, -0.25)])
+def test_target_entropy_may_be_a_share(given, expected):
+    assert make_model(target_entropy=given).target_entropy == expected
+
+
 def test_ensemble_keeps_the_contract_of_sb3():
     critic = make_model().critic
     obs, actions = th.randn(7, OBS), th.rand(7, ACT)

@@ -45,6 +45,8 @@ class REDQ(SAC):
     :param learning_starts: number of steps with random actions before the first update
     :param gradient_steps: updates after each rollout, the paper's update-to-data ratio G (with ``train_freq=1`` and
         one environment); -1 does as many as there were transitions
+    :param target_entropy: entropy that the temperature holds the policy to: a number, ``"auto"`` for minus the number of action
+        dimensions, or ``"auto_0.5"`` for half of that (as in SimbaV2)
     :param n_critics: number of critics N
     :param n_target_critics: size M of the random subset of target critics, drawn anew for every update
     :param policy_delay: the actor and the temperature are updated at every ``policy_delay``-th update
@@ -155,6 +157,8 @@ class REDQ(SAC):
     def _setup_model(self) -> None:
         require_policy(self, REDQPolicy)
         self._check_arguments()
+        if isinstance(self.target_entropy, str) and self.target_entropy.startswith("auto_"):
+            self.target_entropy = -get_action_dim(self.action_space) * float(self.target_entropy.removeprefix("auto_"))
         if self.cuda_graph and (self.gradient_steps < 1 or self.gradient_steps % self.policy_delay):
             raise ValueError(
                 f"cuda_graph=True captures one block of updates; gradient_steps={self.gradient_steps} must be a multiple of "
