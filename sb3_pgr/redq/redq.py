@@ -45,8 +45,8 @@ class REDQ(SAC):
     :param learning_starts: number of steps with random actions before the first update
     :param gradient_steps: updates after each rollout, the paper's update-to-data ratio G (with ``train_freq=1`` and
         one environment); -1 does as many as there were transitions
-    :param target_entropy: entropy that the temperature holds the policy to: a number, ``"auto"`` for minus the number of action
-        dimensions, or ``"auto_0.5"`` for half of that (as in SimbaV2)
+    :param target_entropy: entropy that the temperature holds the policy to: a number, ``"auto"`` for minus the number of
+        action dimensions, or ``"auto_0.5"`` for half of that (as in SimbaV2)
     :param n_critics: number of critics N
     :param n_target_critics: size M of the random subset of target critics, drawn anew for every update
     :param policy_delay: the actor and the temperature are updated at every ``policy_delay``-th update
