@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from gymnasium import spaces
 from sb3_pgr.envs import list_env_ids
 from sb3_pgr.envs.simulator import SimulatorProbe
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import CombinedExtractor
 
 from sb3_pgr import PGRSAC, REDQ
 from sb3_pgr.generative.relevance import Curiosity
+from sb3_pgr.pgrsac.policies import PGRPolicy
 
 TINY = dict(denoiser_kwargs=dict(width=16, n_blocks=1), train_steps=30, batch_size=64, dynamics_steps=30)
 SMALL = dict(
@@ -42,10 +45,26 @@ def test_off_it_is_redq():
     """Without synthetic rows, the same training bit by bit as REDQ with the same settings."""
     ours = small(synthetic_ratio=0).learn(150, log_interval=None)
     settings = {name: SMALL[name] for name in ("learning_starts", "gradient_steps", "batch_size", "seed")}
-    theirs = REDQ(
-        "MlpPolicy", "Pendulum-v1", n_critics=2, policy_delay=2, policy_kwargs=dict(net_arch=[16], layer_norm=True), **settings
-    )
+    networks = dict(net_arch=[16], layer_norm=True, normalize_observations=True)
+    settings |= dict(n_critics=2, policy_delay=2, ent_coef="auto_0.1", policy_kwargs=networks)
+    theirs = REDQ("MlpPolicy", "Pendulum-v1", **settings)
     assert th.equal(weights(ours), weights(theirs.learn(150, log_interval=None)))
+
+
+@pytest.mark.parametrize(
+    ("space", "kwargs", "expected"),
+    [
+        (spaces.Box(-1, 1, (2,)), {}, True),
+        (spaces.Box(-1, 1, (2,)), dict(normalize_observations=False), False),
+        (spaces.Box(-1, 1, (2,)), dict(features_extractor_class=CombinedExtractor), False),
+        (spaces.Box(-1, 1, (2, 2)), {}, False),
+    ],
+)
+def test_flat_observations_are_normalised(space, kwargs, expected):
+    if "features_extractor_class" in kwargs:
+        space = spaces.Dict(a=space)
+    policy = PGRPolicy(space, spaces.Box(-1, 1, (1,)), lambda _: 1e-3, **kwargs)
+    assert (policy.observation_norm is not None) == expected
 
 
 @pytest.mark.parametrize("relevance", ["curiosity", "return", "td_error", "uniform"])
@@ -181,7 +200,7 @@ def test_paper_config_is_the_official_one():
     assert config("pgrsac_paper.yml")["default"]["num_samples"] == 1_000_000
     assert config("pgrsac_paper.yml")["dmc/quadruped-walk-v0"]["cond_top_frac"] == 0.1
     norms = [module for module in model.critic.modules() if "Norm" in type(module).__name__]
-    assert not norms
+    assert not norms and model.ent_coef == "auto"
 
 
 def test_one_actor_step_in_twenty_critic_steps():
@@ -195,7 +214,8 @@ def test_lean_config_is_the_default_of_the_class():
     """The YAML says in full what PGRSAC("MlpPolicy", env) does."""
     given = PGRSAC("MlpPolicy", "Pendulum-v1", **settings(config("pgrsac.yml")["default"]))
     plain = PGRSAC("MlpPolicy", "Pendulum-v1")
-    for name in ("gradient_steps", "policy_delay", "n_critics", "n_target_critics", "learning_starts", "replay_buffer_kwargs"):
+    names = ("gradient_steps", "policy_delay", "n_critics", "n_target_critics", "learning_starts", "ent_coef")
+    for name in (*names, "replay_buffer_kwargs"):
         assert getattr(given, name) == getattr(plain, name), name
     assert th.equal(
         th.tensor([p.numel() for p in given.policy.parameters()]), th.tensor([p.numel() for p in plain.policy.parameters()])

@@ -36,8 +36,8 @@ class PGRSAC(REDQ):
     ``policy_actions``, ``n_steps``, ...) go into ``replay_buffer_kwargs``, see ``GenerativeReplayBuffer``. The defaults
     are the lean setting; ``zoo_configs/pgrsac_paper.yml`` has the paper's.
 
-    :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` (both with layer norm in the critics), ``"SimbaPolicy"``, or a
-        class
+    :param policy: ``"MlpPolicy"`` (normalised observations, layer norm in the critics), ``"MultiInputPolicy"`` (layer norm
+        in the critics), ``"SimbaPolicy"``, or a class
     :param env: environment, or its registered id; observations must be vectors of real numbers
     :param relevance: what makes a transition worth imagining: ``"curiosity"``, ``"rnd"``, ``"reward"``, ``"return"``,
         ``"return_to_go"``, ``"td_error"``, ``"novelty"``, ``"uniform"`` (which is SynthER), a mapping or a ``Relevance``
@@ -47,6 +47,8 @@ class PGRSAC(REDQ):
     :param cond_top_frac: share of the real rows, the most relevant, whose relevance the generator is asked for
     :param cfg_scale: strength of the guidance towards relevance; the generator's preset's by default
     :param generator: ``"lean"``, ``"paper"``, or a mapping of settings
+    :param ent_coef: weight of the entropy; by default learned from 0.1 on. From 1 on (``"auto"``), values first learn an
+        entropy far above most tasks' rewards
     :raises ValueError: as ``REDQ`` and ``GenerativeReplayBuffer`` do
     """
 
@@ -79,7 +81,7 @@ class PGRSAC(REDQ):
         generator: str | dict[str, Any] | GeneratorConfig = "lean",
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
-        ent_coef: str | float = "auto",
+        ent_coef: str | float = "auto_0.1",
         target_entropy: str | float = "auto",
         n_critics: int = 2,
         n_target_critics: int = 2,
