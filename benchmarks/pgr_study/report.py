@@ -158,7 +158,7 @@ def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str
                 if not known.any():
                     continue
                 steps = np.array([row["timesteps"] for row in curves[0]])[known]
-                axis.plot(steps, values[:, known].mean(0), color=colors[arm], label=f"{arm} ({len(curves)})")
+                axis.plot(steps, values[:, known].mean(0), color=colors[arm])
                 axis.fill_between(
                     steps, values[:, known].min(0), values[:, known].max(0), color=colors[arm], alpha=0.15, linewidth=0
                 )
@@ -172,11 +172,18 @@ def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str
         axis.set_title(task)
     for axis in axes[-1]:
         axis.set_xlabel("environment steps")
-    axes[0][0].legend(frameon=False, loc="best", fontsize=7)
-    figure.tight_layout(rect=(0, 0.12 / size[1], 1, 1))
+    handles = [plt.Line2D([], [], color=color, label=f"{arm} ({_seeds(found, arm)})") for arm, color in colors.items()]
+    figure.legend(handles=handles, frameon=False, loc="upper center", ncols=4, fontsize=8)
+    figure.tight_layout(rect=(0, 0.12 / size[1], 1, 1 - 0.2 * -(-len(handles) // 4) / size[1]))
     figure.text(0.01, 0.04 / size[1], "mean over seeds (their number in brackets); band: lowest to highest", fontsize=7)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _seeds(found: dict[str, dict[str, list[Rows]]], arm: str) -> str:
+    """``3``, or ``1 to 3`` if tasks differ."""
+    numbers = sorted({len(arms[arm]) for arms in found.values() if arm in arms})
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
 
 
 def _draw_arms(table: dict[str, dict[str, Any]], default: str, path: Path) -> None:
