@@ -125,6 +125,7 @@ STEPS = (
     Step("python benchmarks/pgr_study/study.py learning"),
     Step("python benchmarks/pgr_study/study.py levers"),
     Step("python benchmarks/pgr_study/study.py levers --run dmc/cheetah-run-v0 generator_off 0"),
+    Step("python benchmarks/pgr_study/study.py confirmation --run dmc/cheetah-run-v0 default 0"),
     Step(
         "sb3-pgr upsample data.npz --num-samples 1000000 --relevance curiosity --generator paper --train-steps 100000",
         "sb3-pgr collect --env HalfCheetah-v5 --random --episodes 100 -o data.npz",

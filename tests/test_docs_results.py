@@ -144,6 +144,7 @@ def test_gems_offline():
     assert not found
 
 
-def test_levers_of_generative_replay():
-    table = (RESULTS.parent / "pgr_study" / "levers" / "table.md").read_text()
+@pytest.mark.parametrize("study", ["levers", "confirmation"])
+def test_study_of_generative_replay(study):
+    table = (RESULTS.parent / "pgr_study" / study / "table.md").read_text()
     assert table in (ROOT / "docs" / "pgr_study.md").read_text()

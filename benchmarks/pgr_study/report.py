@@ -76,7 +76,7 @@ def report(study: dict[str, Any]) -> None:
     if "scales" in study:
         result["aggregate"] = _aggregate(table, study["scales"])
     (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    text = _markdown(table, study["arms"])
+    text = _by_task(table, study["arms"]) if len(study["tasks"]) > len(study["arms"]) else _markdown(table, study["arms"])
     (folder / "table.md").write_text(text)
     print(text)
     for arm, row in result.get("aggregate", {}).items():
@@ -93,12 +93,27 @@ def _markdown(table: dict[str, dict[str, Any]], arms: dict[str, dict[str, Any]])
             continue
         cells = [arm, f"`{yaml.safe_dump(changes, default_flow_style=True, width=1_000).strip()}`" if changes else ""]
         for row in rows:
-            seeds = [f"{value:.0f}" for value in row["final_return_per_seed"]] if row else []
-            each = f" ({', '.join(seeds)})" if len(seeds) > 1 else ""
-            cells += [f"{row['mean']:.0f}{each}", f"{row['area_under_curve']:.0f}"] if row else ["", ""]
+            cells += [_returns(row), f"{row['area_under_curve']:.0f}"] if row else ["", ""]
         cells.append(", ".join(f"{row['cpu_minutes']:.0f}" for row in rows if row))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _by_task(table: dict[str, dict[str, Any]], arms: dict[str, dict[str, Any]]) -> str:
+    """A row for each task, and in it of each arm: mean of the last returns and each; minutes of one core."""
+    lines = ["| task |" + "".join(f" {arm} | minutes |" for arm in arms), "|---" * (2 * len(arms) + 1) + "|"]
+    for task, of_task in table.items():
+        cells = [f"`{task}`"]
+        for arm in arms:
+            row = of_task.get(arm)
+            cells += [_returns(row), f"{row['cpu_minutes']:.0f}"] if row else ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _returns(row: dict[str, Any]) -> str:
+    seeds = [f"{value:.0f}" for value in row["final_return_per_seed"]]
+    return f"{row['mean']:.0f}" + (f" ({', '.join(seeds)})" if len(seeds) > 1 else "")
 
 
 def _aggregate(table: dict[str, dict[str, Any]], scales: dict[str, float]) -> dict[str, Any]:
