@@ -246,6 +246,12 @@ def test_target_entropy_may_be_a_share(given, expected):
     assert make_model(target_entropy=given).target_entropy == expected
 
 
+@pytest.mark.parametrize("given", ["auto_half", "auto_nan", "auto_", "half", np.inf])
+def test_target_entropy_that_is_none(given):
+    with pytest.raises(ValueError, match=r"target_entropy=.* must be a number, 'auto', or a share"):
+        make_model(target_entropy=given)
+
+
 def test_ensemble_keeps_the_contract_of_sb3():
     critic = make_model().critic
     obs, actions = th.randn(7, OBS), th.rand(7, ACT)

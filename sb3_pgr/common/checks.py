@@ -1,5 +1,6 @@
 """Arguments that several classes check alike."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,23 @@ def check_shares(**shares: Any) -> None:
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value} must be between 0 and 1.")
+
+
+def find_target_entropy(target_entropy: str | float, action_dim: int) -> float:
+    """
+    :param target_entropy: a number, ``"auto"`` for minus the number of action dimensions, or a share of that (``"auto_0.5"``)
+    :raises ValueError: if it is something else
+    """
+    if target_entropy == "auto":
+        return float(-action_dim)
+    text = str(target_entropy)
+    try:
+        number = float(text.removeprefix("auto_"))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"target_entropy={target_entropy!r} must be a number, 'auto', or a share of it like 'auto_0.5'.")
+    return -action_dim * number if text.startswith("auto_") else number
 
 
 def check_discount(replay_buffer: Any, gamma: float) -> None:

@@ -12,7 +12,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_pgr.common.checks import check_counts
+from sb3_pgr.common.checks import check_counts, find_target_entropy
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_log_prob, squashed_gaussian_sample
 from sb3_pgr.common.engine import Block
@@ -46,7 +46,7 @@ class CQL(OfflineAlgorithm):
     :param temperature: of the soft maximum over proposed actions
     :param clip_gap: bounds of the conservative gap
     :param bc_steps: updates at the start in which the actor imitates
-    :param target_entropy: of the policy; ``"auto"`` is minus the number of action dimensions
+    :param target_entropy: of the policy; ``"auto"`` is minus the number of action dimensions, ``"auto_0.5"`` half of that
     :raises ValueError: if a number is out of range, or there is neither dataset nor environment
     """
 
@@ -150,8 +150,7 @@ class CQL(OfflineAlgorithm):
         self._compute_actor_loss = self._engine.wrap(self._actor_loss)
         self._followed: list[th.Tensor] = list(self.policy.critic.parameters())
         self._targets: list[th.Tensor] = list(self.policy.critic_target.parameters())
-        automatic = self.target_entropy == "auto"
-        self.target_entropy = float(-get_action_dim(self.action_space) if automatic else self.target_entropy)
+        self.target_entropy = find_target_entropy(self.target_entropy, get_action_dim(self.action_space))
         # Logarithms: of the entropy's weight, and of the Lagrange multiplier.
         self.log_ent_coef = th.zeros(1, device=self.device, requires_grad=True)
         self.log_multiplier = th.zeros(1, device=self.device, requires_grad=True)

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
 
 from sb3_pgr.buffers import TensorReplayBuffer, sample_block
-from sb3_pgr.common.checks import check_counts, check_discount, check_shares, require_policy
+from sb3_pgr.common.checks import check_counts, check_discount, check_shares, find_target_entropy, require_policy
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
@@ -157,8 +157,7 @@ class REDQ(SAC):
     def _setup_model(self) -> None:
         require_policy(self, REDQPolicy)
         self._check_arguments()
-        if isinstance(self.target_entropy, str) and self.target_entropy.startswith("auto_"):
-            self.target_entropy = -get_action_dim(self.action_space) * float(self.target_entropy.removeprefix("auto_"))
+        self.target_entropy = find_target_entropy(self.target_entropy, get_action_dim(self.action_space))
         if self.cuda_graph and (self.gradient_steps < 1 or self.gradient_steps % self.policy_delay):
             raise ValueError(
                 f"cuda_graph=True captures one block of updates; gradient_steps={self.gradient_steps} must be a multiple of "
