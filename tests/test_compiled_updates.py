@@ -36,7 +36,7 @@ def traced(monkeypatch):
     """Traces graphs and runs them without generating code, which takes long; breaks in a graph are errors."""
     graphs = []
 
-    def backend(graph, inputs):
+    def backend(graph, inputs, options):
         graphs.append(graph)
         return graph.forward
 

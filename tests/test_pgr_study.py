@@ -44,7 +44,7 @@ def test_bias_of_values(measure):
         for parameter in model.critic.parameters():
             parameter.zero_()
         model.critic.ensemble.layers[-1].bias.copy_(th.tensor([1.5, 2.5]).reshape(2, 1, 1))
-    found = measure(model, Counted(), seed=0)
+    found = measure(model.policy, Counted(), gamma=0.5, entropy_weight=0.0, seed=0)
     earned = np.array([1.75, 1.5, 1.0])
     assert found["mc_return"] == pytest.approx(earned.mean(), rel=1e-3)
     assert found["q_bias"] == pytest.approx((2 - earned.mean()) / earned.mean(), rel=1e-2)
@@ -60,7 +60,9 @@ def test_entropy_to_come_belongs_to_what_is_earned(measure):
     # Entropies to come: halved per step, none of the last step's successor, none of the first action.
     entropy = 10.0 * np.array([0.5 + 0.25, 0.5, 0.0])
     expected = np.array([1.75, 1.5, 1.0]) + entropy * np.log(2)
-    assert measure(model, Counted(), seed=0)["mc_return"] == pytest.approx(expected.mean(), rel=0.1)
+    assert measure(model.policy, Counted(), gamma=0.5, entropy_weight=10.0, seed=0)["mc_return"] == pytest.approx(
+        expected.mean(), rel=0.1
+    )
 
 
 def test_dormant_units(measure):
@@ -72,7 +74,7 @@ def test_dormant_units(measure):
         for layer, silent in zip(model.critic.ensemble.layers[::2], (2, 1, 0), strict=True):
             layer.weight.zero_(), layer.bias.fill_(1.0)
             layer.bias[0, :, :silent] = -1.0
-    found = measure(model, Counted(), seed=0)
+    found = measure(model.policy, Counted(), gamma=0.5, entropy_weight=0.0, seed=0)
     assert found["dormant_actor"] == pytest.approx(3 / 12)
     assert found["dormant_critics"] == pytest.approx(3 / 24)
 

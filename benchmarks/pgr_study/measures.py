@@ -13,7 +13,7 @@ DORMANT_BELOW = 0.025
 STEPS, HORIZON = 1_000, 500
 
 
-def values_and_networks(model: Any, env: gym.Env, seed: int) -> dict[str, float]:
+def values_and_networks(policy: Any, env: gym.Env, gamma: float, entropy_weight: float, seed: int) -> dict[str, float]:
     """
     Along episodes of the stochastic policy, 1 000 to 1 500 steps:
 
@@ -25,10 +25,11 @@ def values_and_networks(model: Any, env: gym.Env, seed: int) -> dict[str, float]
       their layer's (Sokar et al. 2023, definition 3.1; each critic's for itself). NaN for networks without ``nn.ReLU``
       modules.
 
-    :param model: an SB3 SAC, or one of its kind
+    :param policy: of an SB3 SAC, or one of its kind
     :param env: its environment once more
+    :param gamma: discount
+    :param entropy_weight: the temperature
     """
-    entropy_weight = float(model.ent_coef_tensor if model.log_ent_coef is None else model.log_ent_coef.detach().exp())
     differences: list[float] = []
     returns: list[float] = []
     visited = []
@@ -37,17 +38,17 @@ def values_and_networks(model: Any, env: gym.Env, seed: int) -> dict[str, float]
         episode = []
         terminated = truncated = False
         while not (terminated or truncated) and len(visited) < STEPS + HORIZON:
-            batch = model.policy.obs_to_tensor(obs)[0]
+            batch = policy.obs_to_tensor(obs)[0]
             with th.no_grad():
-                action, log_prob = model.actor.action_log_prob(batch)
-                value = th.stack(list(model.critic(batch, action))).mean()
+                action, log_prob = policy.actor.action_log_prob(batch)
+                value = th.stack(list(policy.critic(batch, action))).mean()
             visited.append((batch, action))
-            obs, reward, terminated, truncated, _ = env.step(model.policy.unscale_action(action[0].cpu().numpy()))
+            obs, reward, terminated, truncated, _ = env.step(policy.unscale_action(action[0].cpu().numpy()))
             episode.append((float(value), float(log_prob), float(reward)))
         backwards = []
         to_come = 0.0
         for value, log_prob, reward in reversed(episode):
-            earned = reward + model.gamma * to_come
+            earned = reward + gamma * to_come
             backwards.append((value - earned, earned))
             to_come = earned - entropy_weight * log_prob
         known = backwards if terminated else backwards[HORIZON:]
@@ -55,15 +56,15 @@ def values_and_networks(model: Any, env: gym.Env, seed: int) -> dict[str, float]
         returns += [earned for _, earned in known]
     scale = float(np.mean(np.abs(returns))) if returns else float("nan")
     bias = {"q_bias": np.mean(differences) / scale, "q_bias_std": np.std(differences) / scale} if returns else {}
-    return bias | {"mc_return": scale} | _dormant(model, *map(th.cat, zip(*visited, strict=True)))
+    return bias | {"mc_return": scale} | _dormant(policy, *map(th.cat, zip(*visited, strict=True)))
 
 
-def _dormant(model: Any, obs: th.Tensor, actions: th.Tensor) -> dict[str, float]:
+def _dormant(policy: Any, obs: th.Tensor, actions: th.Tensor) -> dict[str, float]:
     with th.no_grad():
-        with _activations(model.actor) as of_actor:
-            model.actor(obs, deterministic=True)
-        with _activations(model.critic) as of_critics:
-            model.critic(obs, actions)
+        with _activations(policy.actor) as of_actor:
+            policy.actor(obs, deterministic=True)
+        with _activations(policy.critic) as of_critics:
+            policy.critic(obs, actions)
     return {"dormant_actor": _share(of_actor), "dormant_critics": _share(of_critics)}
 
 

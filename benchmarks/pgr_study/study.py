@@ -11,6 +11,7 @@ It may be stopped at any time: a run goes on exactly from its last checkpoint (u
 """
 
 import argparse
+import copy
 import importlib
 import os
 import subprocess
@@ -76,8 +77,10 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
             env.reset(seed=10_000 + seed)
             state = np.random.get_state()
             with th.random.fork_rng():
-                returns, _ = evaluate_policy(self.model, env, episodes, return_episode_rewards=True, warn=False)
-                why = values_and_networks(self.model, env, seed=20_000 + seed)
+                policy = copy.deepcopy(self.model.policy).to("cpu")  # single observations are not a GPU's work
+                temperature = self.model.ent_coef_tensor if self.model.log_ent_coef is None else self.model.log_ent_coef.exp()
+                returns, _ = evaluate_policy(policy, env, episodes, return_episode_rewards=True, warn=False)
+                why = values_and_networks(policy, env, self.model.gamma, float(temperature), seed=20_000 + seed)
             np.random.set_state(state)
             why |= {name: value for name, value in self.model.logger.name_to_value.items() if name.startswith("pgr/")}
             row = {

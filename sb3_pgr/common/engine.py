@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch as th
@@ -36,7 +37,7 @@ class UpdateEngine:
         self.compile = compile
         self.precision = precision
         self.cuda_graph = cuda_graph and device.type == "cuda"
-        self._graphs: dict[Any, _CapturedBlock] = {}
+        self._graphs: dict[Any, CudaGraph] = {}
         self._states: list[Any] = []  # of the optimisers that the graphs were captured with
         self._compiled: Update | None = None
         if device.type == "cpu":
@@ -90,19 +91,19 @@ class UpdateEngine:
                 if len(states) != len(self._states) or any(a is not b for a, b in zip(states, self._states)):
                     self._graphs.clear()  # loaded ones lie elsewhere
                     self._states = states
-                with th.cuda.device(self.device):
-                    if key not in self._graphs:
-                        self._graphs[key] = _CapturedBlock(update, block, flags, results)
-                        metrics = self._graphs[key].first_metrics
-                    else:
-                        metrics = self._graphs[key].replay(block, results)
+                if key not in self._graphs:
+                    self._graphs[key] = CudaGraph(partial(_run_eagerly, update, flags=flags))
+                metrics = self._graphs[key](block)
+                for name in results:
+                    if name in block:
+                        block[name].copy_(self._graphs[key].inputs[0][name])
             else:
-                metrics = _run_eagerly(update, block, flags)
+                metrics = _run_eagerly(update, block, flags=flags)
         values = th.stack(list(metrics.values())).tolist()  # the block's only host synchronisation
         return dict(zip(metrics, values, strict=True))
 
 
-def _run_eagerly(update: Update, block: Block, flags: Sequence[bool]) -> dict[str, th.Tensor]:
+def _run_eagerly(update: Update, block: Block, *, flags: Sequence[bool]) -> dict[str, th.Tensor]:
     sums: dict[str, th.Tensor] = {}
     counts: dict[str, int] = {}
     for i, flag in enumerate(flags):
@@ -120,38 +121,46 @@ def _batch(block: Block, i: int) -> Block:
     return {name: _batch(value, i) if isinstance(value, dict) else value[i] for name, value in block.items()}
 
 
-class _CapturedBlock:
+class CudaGraph:
     """
-    One block of updates as a CUDA graph.
+    A function of tensors, or of nests of them, that is captured as a CUDA graph.
 
-    The first block is run eagerly on a side stream, as capture requires (optimiser states and workspaces come to
-    exist there); the capture itself executes nothing. Learning rates are kept as tensors so that schedules reach
-    the graph.
+    The first call is done eagerly on a side stream, as capture requires (optimiser states and workspaces come to exist
+    there); the capture itself executes nothing. Later calls copy what they are given to where the first one's inputs lay.
+    Learning rates are to be tensors, so that schedules reach the graph (``set_capturable``).
+
+    :param function: its arguments have the same shapes every time, and it asks for no number; what it returns is
+        overwritten by the next call
     """
 
-    def __init__(self, update: Update, block: Block, flags: Sequence[bool], results: Sequence[str]):
-        self._inputs = tree_map(th.clone, block)  # of other strides: a compiled update must see them before the capture
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+        self._graph: th.cuda.CUDAGraph | None = None
+        self.inputs: tuple[Any, ...] = ()
+
+    def __call__(self, *args: Any) -> Any:
+        with th.cuda.device(tree_leaves(args)[0].device):
+            return self.first(args) if self._graph is None else self.replay(args)
+
+    def first(self, args: tuple[Any, ...]) -> Any:
+        self.inputs = tree_map(th.clone, args)  # of other strides: a compiled function must see them before the capture
         stream = th.cuda.Stream()
         stream.wait_stream(th.cuda.current_stream())
         with th.cuda.stream(stream):
-            self.first_metrics = _run_eagerly(update, self._inputs, flags)
+            result = self._function(*self.inputs)
         th.cuda.current_stream().wait_stream(stream)
-        self._hand_back(block, results)
+        result = tree_map(th.clone, result)
         self._graph = th.cuda.CUDAGraph()
         with th.cuda.graph(self._graph, stream=stream):
-            self._metrics = _run_eagerly(update, self._inputs, flags)
+            self._outputs = self._function(*self.inputs)
+        return result
 
-    def replay(self, block: Block, results: Sequence[str]) -> dict[str, th.Tensor]:
-        for static, value in zip(tree_leaves(self._inputs), tree_leaves(block), strict=True):
+    def replay(self, args: tuple[Any, ...]) -> Any:
+        assert self._graph is not None
+        for static, value in zip(tree_leaves(self.inputs), tree_leaves(args), strict=True):
             static.copy_(value)
         self._graph.replay()
-        self._hand_back(block, results)
-        return self._metrics
-
-    def _hand_back(self, block: Block, results: Sequence[str]) -> None:
-        for name in results:
-            if name in block:
-                block[name].copy_(self._inputs[name])
+        return self._outputs
 
 
 def require_cuda(cuda_graph: bool, device: th.device) -> None:

@@ -38,6 +38,7 @@ class GeneratorConfig:
     :param precision: of matrix products: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it
     :param compile: compile the steps of a fit and the network that draws; takes half a minute once, and pays from the second
         fit on (without ``warm_start``, at each fit)
+    :param cuda_graph: on a CUDA device, run the steps of a fit as CUDA graphs; without effect elsewhere
     :param memory_limit: bytes that drawing may take for activations at a time
     :raises ValueError: if a number is out of range
     """
@@ -66,6 +67,7 @@ class GeneratorConfig:
     dynamics_steps: int = 2_000
     precision: str = "auto"
     compile: bool = False
+    cuda_graph: bool = False
     memory_limit: int = 2**28
 
     def __post_init__(self) -> None:

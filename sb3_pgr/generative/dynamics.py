@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch as th
 from torch import nn
 
+from sb3_pgr.common.engine import CudaGraph, set_capturable
+from sb3_pgr.common.optimizers import optimizer_step, set_learning_rate
 from sb3_pgr.common.state import own_randomness, set_generator_state
 from sb3_pgr.generative.generator import GeneratorDivergedError
 from sb3_pgr.generative.normalizers import Normalizer, StandardNormalizer
@@ -25,6 +27,7 @@ class Head:
     :param learning_rate: at the start of a fit; it falls to 0 along a cosine
     :param device: where it lives
     :param seed: of its random numbers; global generators are not touched
+    :param cuda_graph: the steps of a fit are CUDA graphs
     """
 
     name: ClassVar[str]
@@ -38,9 +41,10 @@ class Head:
         learning_rate: float,
         device: th.device | str,
         seed: int,
+        cuda_graph: bool,
     ):
         self.n_actions, self.train_steps, self.batch_size = n_actions, train_steps, batch_size
-        self.learning_rate, self.device = learning_rate, th.device(device)
+        self.learning_rate, self.device, self.cuda_graph = learning_rate, th.device(device), cuda_graph
         self.generator = th.Generator(self.device).manual_seed(seed)
         self._widths = tuple(widths)
         self._new_network(seed)
@@ -62,23 +66,28 @@ class Head:
     def _rows_of(self, n: int, count: int) -> th.Tensor:
         return th.randint(n, (count,), generator=self.generator, device=self.device)
 
-    def _descend(self, loss_of_rows: Callable[[], th.Tensor]) -> float:
+    def _descend(self, draw: Callable[[], tuple[th.Tensor, ...]], loss_of: Callable[..., th.Tensor]) -> float:
         """
-        :param loss_of_rows: draws rows and gives their loss
+        :param draw: draws rows
+        :param loss_of: gives the loss of those
         :return: mean loss over the last tenth of the steps
         :raises GeneratorDivergedError: if that is not finite; the next fit starts anew
         """
         optimizer = th.optim.AdamW(self.network.parameters(), self.learning_rate, weight_decay=1e-4, fused=True)
-        schedule = th.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.train_steps)
+        set_capturable([optimizer], self.cuda_graph)
+
+        def descend(*rows: th.Tensor) -> th.Tensor:
+            loss = loss_of(*rows)
+            optimizer_step(optimizer, loss)
+            return loss.detach()
+
+        step_down = CudaGraph(descend) if self.cuda_graph else descend
         losses = []
         for step in range(self.train_steps):
-            loss = loss_of_rows()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            set_learning_rate(optimizer, self.learning_rate * (1 + math.cos(math.pi * step / self.train_steps)) / 2)
+            loss = step_down(*draw())
             if step >= self.train_steps * 9 // 10:
-                losses.append(loss.detach())
+                losses.append(loss.clone())
         last_loss = float(th.stack(losses).mean())
         if not math.isfinite(last_loss):
             self._new_network(int(th.randint(2**62, (1,), generator=self.generator, device=self.device)))
@@ -120,6 +129,7 @@ class DynamicsHead(Head):
     :param learning_rate: at the start of a fit; it falls to 0 along a cosine
     :param device: where it lives
     :param seed: of its random numbers
+    :param cuda_graph: the steps of a fit are CUDA graphs
     """
 
     name = "dynamics head"
@@ -135,9 +145,10 @@ class DynamicsHead(Head):
         learning_rate: float = 1e-3,
         device: th.device | str = "cpu",
         seed: int = 0,
+        cuda_graph: bool = False,
     ):
         widths = obs_dim + (n_actions or action_dim), hidden_dim, hidden_dim, obs_dim + 1
-        super().__init__(widths, n_actions, train_steps, batch_size, learning_rate, device, seed)
+        super().__init__(widths, n_actions, train_steps, batch_size, learning_rate, device, seed, cuda_graph)
         self.outputs = self.inputs
 
     def fit(self, transitions: Transitions) -> float:
@@ -153,11 +164,11 @@ class DynamicsHead(Head):
         self.inputs, self.outputs = StandardNormalizer.fit(x), StandardNormalizer.fit(y)
         x, y = self.inputs.normalize(x), self.outputs.normalize(y)
 
-        def loss() -> th.Tensor:
+        def draw() -> tuple[th.Tensor, ...]:
             rows = self._rows_of(len(x), self.batch_size)
-            return nn.functional.mse_loss(self.network(x[rows]), y[rows])
+            return x[rows], y[rows]
 
-        return self._descend(loss)
+        return self._descend(draw, lambda inputs, outputs: nn.functional.mse_loss(self.network(inputs), outputs))
 
     @th.no_grad()
     def outcome(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

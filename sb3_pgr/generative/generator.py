@@ -8,7 +8,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_pgr.common.engine import has_fast_bfloat16, keep_freed_memory
+from sb3_pgr.common.engine import CudaGraph, has_fast_bfloat16, keep_freed_memory, set_capturable
 from sb3_pgr.common.optimizers import (
     apply_gradients,
     clipped,
@@ -95,6 +95,11 @@ class TransitionGenerator:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     @property
+    def captures(self) -> bool:
+        """Steps of a fit are CUDA graphs."""
+        return self.config.cuda_graph and self.device.type == "cuda"
+
+    @property
     def n_evaluations(self) -> int:
         """Evaluations of the network for one drawn transition."""
         return self.config.sampler.n_evaluations(self.config.cfg_scale)
@@ -131,7 +136,9 @@ class TransitionGenerator:
         self.optimizer.state.clear()
         self.ema.restart(n_steps)
         tail, last_losses = max(n_steps // 10, 1), []
+        set_capturable([self.optimizer], self.captures)
         with traced_gradients(config.compile):
+            train = CudaGraph(self._train) if self.captures else self._train
             if config.compile:
                 make_traceable(self.optimizer)
             for step in range(n_steps):
@@ -141,10 +148,10 @@ class TransitionGenerator:
                 normal = th.randn((config.batch_size, data.shape[1] + 1), generator=self.generator, device=self.device)
                 decay = (1 + math.cos(math.pi * step / n_steps)) / 2
                 set_learning_rate(self.optimizer, config.learning_rate * decay)
-                loss = self._train(data[rows], given, normal)
+                loss = train(data[rows], given, normal)
                 self.ema.update(self.network)
                 if step >= n_steps - tail:
-                    last_losses.append(loss)
+                    last_losses.append(loss.clone())
                 if progress is not None and (step + 1) % 100 == 0:
                     progress(step + 1, n_steps)
         last_loss = th.stack(last_losses).mean().item()

@@ -84,13 +84,14 @@ class Imagination:
         self.dynamics, self.termination = None, None
         sizes = obs_dim, action_dim, n_actions
         if self.generator.config.dynamics_head:
-            steps = self.generator.config.dynamics_steps
-            self.dynamics = DynamicsHead(*sizes, train_steps=steps, device=self.device, seed=seed + 1)
+            steps, graphs = self.generator.config.dynamics_steps, self.generator.captures
+            self.dynamics = DynamicsHead(*sizes, train_steps=steps, device=self.device, seed=seed + 1, cuda_graph=graphs)
             if self.generator.config.terminals:
-                self.termination = TerminationHead(*sizes, device=self.device, seed=seed + 4)
+                self.termination = TerminationHead(*sizes, device=self.device, seed=seed + 4, cuda_graph=graphs)
         if policy_actions and self.dynamics is None:
             raise ValueError("policy_actions=True needs the dynamics head: generator=dict(dynamics_head=True).")
         self.cond_top_frac, self.policy_actions, self.max_outside = cond_top_frac, policy_actions, max_outside
+        self.relevance.cuda_graph = self.generator.captures
         with own_randomness(seed + 2, self.device):
             self.relevance.setup(obs_dim, action_dim, n_actions, self.device)
         self.random = th.Generator(self.device).manual_seed(seed + 3)

@@ -228,7 +228,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         return {
             "num_samples": self.num_samples,
             "relevance": type(relevance) if isinstance(relevance, Relevance) else relevance,
-            "generator": replace(config, compile=False),
+            "generator": replace(config, compile=False, cuda_graph=False),
             **dict(zip(("cond_top_frac", "policy_actions", "max_outside"), rest, strict=True)),
         }
 

@@ -27,6 +27,7 @@ class TerminationHead(Head):
     :param learning_rate: at the start of a fit; it falls to 0 along a cosine
     :param device: where it lives
     :param seed: of its random numbers
+    :param cuda_graph: the steps of a fit are CUDA graphs
     """
 
     name = "termination head"
@@ -42,9 +43,10 @@ class TerminationHead(Head):
         learning_rate: float = 3e-3,
         device: th.device | str = "cpu",
         seed: int = 0,
+        cuda_graph: bool = False,
     ):
         widths = 2 * obs_dim + (n_actions or action_dim), hidden_dim, hidden_dim, 1
-        super().__init__(widths, n_actions, train_steps, batch_size, learning_rate, device, seed)
+        super().__init__(widths, n_actions, train_steps, batch_size, learning_rate, device, seed, cuda_graph)
         self.rate = 0.0  # share of ends among real rows
 
     def fit(self, transitions: Transitions) -> float | None:
@@ -64,12 +66,13 @@ class TerminationHead(Head):
         of_each = [dones.nonzero().flatten(), (~dones).nonzero().flatten()]
         labels = th.cat([th.ones(half, device=self.device), th.zeros(half, device=self.device)])
 
-        def loss() -> th.Tensor:
-            rows = [some[self._rows_of(len(some), half)] for some in of_each]
-            logits = self.network(x[th.cat(rows)]).flatten()
-            return nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        def draw() -> tuple[th.Tensor]:
+            return (x[th.cat([some[self._rows_of(len(some), half)] for some in of_each])],)
 
-        return self._descend(loss)
+        def loss(inputs: th.Tensor) -> th.Tensor:
+            return nn.functional.binary_cross_entropy_with_logits(self.network(inputs).flatten(), labels)
+
+        return self._descend(draw, loss)
 
     @th.no_grad()
     def draw(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor:

@@ -143,8 +143,9 @@ class PGRSAC(REDQ):
         for name in REPLAY_ARGUMENTS & given.keys():
             setattr(self, name, given.pop(name))
         settings = {name: getattr(self, name) for name in REPLAY_ARGUMENTS}
-        if self.compile:
-            settings["generator"] = replace(generator_config(self.generator), compile=True)
+        config = generator_config(self.generator)
+        compiled, captured = config.compile or self.compile, config.cuda_graph or self.cuda_graph
+        settings["generator"] = replace(config, compile=compiled, cuda_graph=captured)
         self.replay_buffer_kwargs = {**given, "gamma": self.gamma, **settings}
         super()._setup_model()
         self.replay_buffer_kwargs = given

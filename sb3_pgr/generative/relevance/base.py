@@ -24,6 +24,8 @@ class Relevance:
     """Transitions per training step (``update``); 0 if there is nothing to train."""
     batch_size: int = 256
     """Rows of a training step."""
+    cuda_graph: bool = False
+    """Training steps may be run as CUDA graphs; set before ``setup``."""
     unconditional: ClassVar[bool] = False
     """All transitions are alike: the generator needs no condition."""
     of_real_rows_only: ClassVar[bool] = False

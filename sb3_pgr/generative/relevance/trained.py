@@ -1,11 +1,14 @@
 """Relevance by what a network that learns beside the agent does not know yet."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch as th
 from torch import nn
 
+from sb3_pgr.common.engine import CudaGraph, set_capturable
+from sb3_pgr.common.optimizers import optimizer_step
 from sb3_pgr.generative.curiosity import CuriosityNetwork, DistillationNetwork
 from sb3_pgr.generative.relevance.base import Relevance, Transitions
 
@@ -32,23 +35,29 @@ class _Trained(Relevance):
         self.optimizer = th.optim.Adam(parameters, self.learning_rate)
         self._mean, self._scale = th.zeros(obs_dim, device=device), th.ones(obs_dim, device=device)
         self._n_updates = 0
+        self._make_step()
+
+    def _make_step(self) -> None:
+        set_capturable([self.optimizer], self.cuda_graph)
+        self._step: Callable[[Transitions], th.Tensor] = CudaGraph(self._descend) if self.cuda_graph else self._descend
+
+    def _descend(self, transitions: Transitions) -> th.Tensor:
+        loss = self._loss(transitions)
+        optimizer_step(self.optimizer, loss)
+        return loss.detach()
 
     def update(self, transitions: Transitions) -> dict[str, float]:
         if self.normalize:
             self._follow(transitions["observations"])
         self.network.train()
-        loss = self._loss(transitions)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return {"relevance_loss": loss.item()}
+        return {"relevance_loss": self._step(transitions).item()}
 
     def _follow(self, obs: th.Tensor) -> None:
         """Move mean and scale of observations towards those of the batch: an average at first, then slowly."""
         self._n_updates += 1
         weight = max(1 / self._n_updates, 0.001)
-        self._mean = self._mean.lerp(obs.mean(0), weight)
-        self._scale = self._scale.lerp(obs.std(0) + 1e-3, weight)
+        self._mean.lerp_(obs.mean(0), weight)
+        self._scale.lerp_(obs.std(0) + 1e-3, weight)
 
     def _scaled(self, obs: th.Tensor) -> th.Tensor:
         return ((obs - self._mean) / self._scale).clamp(-10, 10) if self.normalize else obs
@@ -70,15 +79,16 @@ class _Trained(Relevance):
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaling": {"mean": self._mean, "scale": self._scale, "n_updates": self._n_updates},
+            "scaling": {"mean": self._mean.clone(), "scale": self._scale.clone(), "n_updates": self._n_updates},
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # it would share the moments otherwise
         scaling = state["scaling"]
-        self._mean, self._scale = scaling["mean"].to(self._mean), scaling["scale"].to(self._scale)
+        self._mean.copy_(scaling["mean"]), self._scale.copy_(scaling["scale"])
         self._n_updates = scaling["n_updates"]
+        self._make_step()  # moments of the optimiser lie elsewhere now
 
 
 class Curiosity(_Trained):
