@@ -151,24 +151,28 @@ def test_compiled_updates_in_a_graph(algorithm, precision):
     th.testing.assert_close(weights(models[0]), weights(models[1]), rtol=tolerance, atol=tolerance)
 
 
+def transitions(n, random):
+    widths = dict(observations=3, actions=2, rewards=1, next_observations=3, dones=1, episode_ends=1)
+    rows = {name: th.rand(n, width, generator=random, device=random.device) for name, width in widths.items()}
+    return rows | {name: rows[name].round() for name in ("dones", "episode_ends")}
+
+
+def test_fits_are_eager_without_a_gpu():
+    random, states = th.Generator().manual_seed(0), []
+    real = transitions(200, random)
+    for graph in (False, True):
+        settings = dict(train_steps=3, dynamics_steps=3, cuda_graph=graph)
+        imagination = Imagination(3, 2, generator=settings, seed=1)
+        imagination.relevance.update(real)
+        imagination.imagine(real, 50)
+        states.append(imagination.state_dict()["generator"]["network"])
+    th.testing.assert_close(states[1], states[0], rtol=0, atol=0)
+
+
 @pytest.mark.gpu
 def test_fits_as_graphs_do_what_eager_ones_do(monkeypatch):
     random = th.Generator("cuda").manual_seed(0)
-
-    def rows(n):
-        return {
-            name: th.rand(n, width, generator=random, device="cuda").round(decimals=decimals)
-            for name, width, decimals in (
-                ("observations", 3, 4),
-                ("actions", 2, 4),
-                ("rewards", 1, 4),
-                ("next_observations", 3, 4),
-                ("dones", 1, 0),
-                ("episode_ends", 1, 0),
-            )
-        }
-
-    real, batches = rows(500), [rows(256) for _ in range(20)]
+    real, batches = transitions(500, random), [transitions(256, random) for _ in range(20)]
     replays, original = [], CudaGraph.replay
     monkeypatch.setattr(CudaGraph, "replay", lambda *args: replays.append(1) or original(*args))
     states = []
