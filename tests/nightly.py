@@ -53,6 +53,7 @@ CLASSIFIER = (
     "sb3-pgr classifier train --success-dir build/robots/frames/success --failure-dir build/robots/frames/failure "
     "--image-keys front wrist -o build/robots/classifier.pt"
 )
+ON_GPU = "python benchmarks/pgr_study/study.py levers_gpu --device cuda --jobs 14"
 OTHER_VENV = "python -m venv build/other && . build/other/bin/activate"
 
 # A small study for the commands that need one, the size of which is not what they are about.
@@ -126,6 +127,8 @@ STEPS = (
     Step("python benchmarks/pgr_study/study.py levers"),
     Step("python benchmarks/pgr_study/study.py levers --run dmc/cheetah-run-v0 generator_off 0"),
     Step("python benchmarks/pgr_study/study.py confirmation --run dmc/cheetah-run-v0 default 0"),
+    Step("python benchmarks/pgr_study/study.py unseen"),
+    Step(ON_GPU, run=f"! nvidia-smi -L || {ON_GPU}"),
     Step(
         "sb3-pgr upsample data.npz --num-samples 1000000 --relevance curiosity --generator paper --train-steps 100000",
         "sb3-pgr collect --env HalfCheetah-v5 --random --episodes 100 -o data.npz",

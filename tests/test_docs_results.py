@@ -144,7 +144,7 @@ def test_gems_offline():
     assert not found
 
 
-@pytest.mark.parametrize("study", ["levers", "confirmation"])
+@pytest.mark.parametrize("study", ["levers", "levers_gpu", "unseen", "confirmation"])
 def test_study_of_generative_replay(study):
     table = (RESULTS.parent / "pgr_study" / study / "table.md").read_text()
     assert table in (ROOT / "docs" / "pgr_study.md").read_text()

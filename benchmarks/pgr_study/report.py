@@ -21,6 +21,7 @@ MEASURES = {
     "pgr/dynamics_error": "dynamics error, generated rows",
 }
 MOST_CURVES = 8
+PANELS_PER_LINE = 3
 
 
 def result_file(study: dict[str, Any], task: str, arm: str, seed: int) -> Path:
@@ -159,34 +160,39 @@ def _measured(curves: list[Rows]) -> list[Rows]:
 
 
 def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str], path: Path) -> None:
-    """A row of panels for each column of the results, a panel for each task, a curve for each arm."""
+    """A panel for each task, a curve for each arm; a row of panels for each column of the results (several if there is one)."""
     import matplotlib.pyplot as plt
 
     colors = {arm: f"C{number}" for number, arm in enumerate(dict.fromkeys(arm for arms in found.values() for arm in arms))}
-    size = (5.5 * len(found), 4 if len(columns) == 1 else 2.6 * len(columns))
-    figure, axes = plt.subplots(len(columns), len(found), figsize=size, squeeze=False, sharex="col")
-    for line, (column, label) in zip(axes, columns.items(), strict=True):
-        for axis, arms in zip(line, found.values(), strict=True):
-            for arm, curves in arms.items():
-                values = np.array([[row.get(column, np.nan) for row in curve] for curve in curves])
-                known = ~np.isnan(values).any(0)
-                if not known.any():
-                    continue
-                steps = np.array([row["timesteps"] for row in curves[0]])[known]
-                axis.plot(steps, values[:, known].mean(0), color=colors[arm])
-                axis.fill_between(
-                    steps, values[:, known].min(0), values[:, known].max(0), color=colors[arm], alpha=0.15, linewidth=0
-                )
-            axis.set_ylabel(label)
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
-            if not axis.lines:
-                axis.set_yticks([])
-                axis.text(0.5, 0.5, "not measured here", transform=axis.transAxes, ha="center", color="#777777")
-    for axis, task in zip(axes[0], found, strict=True):
-        axis.set_title(task)
-    for axis in axes[-1]:
-        axis.set_xlabel("environment steps")
+    per_line = min(len(found), PANELS_PER_LINE) if len(columns) == 1 else len(found)
+    panels = [(column, task) for column in columns for task in found]
+    lines = -(-len(panels) // per_line)
+    width = 5.5 if per_line <= PANELS_PER_LINE else 3.6
+    size = (width * per_line, 4 * lines if len(columns) == 1 else 2.6 * lines)
+    figure, axes = plt.subplots(lines, per_line, figsize=size, squeeze=False, sharex="col" if len(columns) > 1 else False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for number, (axis, (column, task)) in enumerate(zip(axes.flat, panels, strict=False)):
+        for arm, curves in found[task].items():
+            values = np.array([[row.get(column, np.nan) for row in curve] for curve in curves])
+            known = ~np.isnan(values).any(0)
+            if not known.any():
+                continue
+            steps = np.array([row["timesteps"] for row in curves[0]])[known]
+            axis.plot(steps, values[:, known].mean(0), color=colors[arm])
+            axis.fill_between(
+                steps, values[:, known].min(0), values[:, known].max(0), color=colors[arm], alpha=0.15, linewidth=0
+            )
+        axis.set_ylabel(columns[column])
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        if not axis.lines:
+            axis.set_yticks([])
+            axis.text(0.5, 0.5, "not measured here", transform=axis.transAxes, ha="center", color="#777777")
+        if len(columns) == 1 or number < per_line:
+            axis.set_title(task)
+        if len(columns) == 1 or number >= len(panels) - per_line:
+            axis.set_xlabel("environment steps")
     handles = [plt.Line2D([], [], color=color, label=f"{arm} ({_seeds(found, arm)})") for arm, color in colors.items()]
     figure.legend(handles=handles, frameon=False, loc="upper center", ncols=4, fontsize=8)
     figure.tight_layout(rect=(0, 0.12 / size[1], 1, 1 - 0.2 * -(-len(handles) // 4) / size[1]))
