@@ -160,7 +160,7 @@ def _measured(curves: list[Rows]) -> list[Rows]:
 
 
 def _draw_curves(found: dict[str, dict[str, list[Rows]]], columns: dict[str, str], path: Path) -> None:
-    """A panel for each task, a curve for each arm; a row of panels for each column of the results (several if there is one)."""
+    """A panel for each task, a curve for each arm; a row of panels for each column of the results, several if it is one."""
     import matplotlib.pyplot as plt
 
     colors = {arm: f"C{number}" for number, arm in enumerate(dict.fromkeys(arm for arms in found.values() for arm in arms))}
