@@ -140,9 +140,9 @@ class CudaGraph:
 
     def __call__(self, *args: Any) -> Any:
         with th.cuda.device(tree_leaves(args)[0].device):
-            return self.first(args) if self._graph is None else self.replay(args)
+            return self._first(args) if self._graph is None else self.replay(args)
 
-    def first(self, args: tuple[Any, ...]) -> Any:
+    def _first(self, args: tuple[Any, ...]) -> Any:
         self.inputs = tree_map(th.clone, args)  # of other strides: a compiled function must see them before the capture
         stream = th.cuda.Stream()
         stream.wait_stream(th.cuda.current_stream())
