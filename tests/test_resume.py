@@ -13,6 +13,7 @@ import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import (
@@ -290,6 +291,30 @@ def test_statistics_are_there_even_if_nothing_is_left_to_train(tmp_path):
     other = build(normalize=True)
     load_checkpoint(other, path)
     assert other.env.obs_rms.count > 100 and np.array_equal(other.env.obs_rms.mean, model.env.obs_rms.mean)
+
+
+def test_a_logger_is_not_the_checkpoints_business(tmp_path):
+    """Commands give their models one, scripts mostly do not; either may go on from the other's checkpoint."""
+    for saved_with, restored_with in ((True, False), (False, True)):
+        folder, loggers = tmp_path / str(saved_with), [configure(str(tmp_path / "log"), ["csv"]) for _ in range(2)]
+        model = build()
+        if saved_with:
+            model.set_logger(loggers[0])
+        model.learn(120)
+        path, other = save_checkpoint(model, folder), build()
+        if restored_with:
+            other.set_logger(loggers[1])
+        callback = ResumableCheckpoint(folder, 1_000, resume_from=path)
+        callback.restore(other)
+        other.learn(30, callback=callback, reset_num_timesteps=False)
+        assert (other.logger is loggers[1]) == restored_with
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_no_episode_is_cut_where_all_end_together(tmp_path, n_envs):
+    model = REDQ("MlpPolicy", make_vec_env("Pendulum-v1", n_envs), learning_starts=10_000, seed=0, device="cpu")
+    model.learn(500 * n_envs, callback=ResumableCheckpoint(tmp_path, 250 * n_envs, patience=200))
+    assert latest_checkpoint(tmp_path).name == f"step_{400 * n_envs:012d}"
 
 
 def test_an_interruption_of_the_last_update_is_not_forgotten(tmp_path, monkeypatch):

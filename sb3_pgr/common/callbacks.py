@@ -33,13 +33,14 @@ class ResumableCheckpoint(BaseCallback):
     Saves checkpoints from which training continues exactly (see ``sb3_pgr.common.checkpoint``).
 
     A checkpoint falls due every ``save_freq`` steps and is taken at the next moment when all environments have just
-    been reset, so that no episode is cut; after ``patience`` more steps it is taken anyway. Ctrl-C is held until the
-    end of the update, saves a checkpoint and then interrupts training; a second Ctrl-C interrupts at once.
+    been reset, so that no episode is cut; after ``patience`` more steps of each it is taken anyway. Ctrl-C is held until the
+    end of the update, saves a checkpoint and then interrupts training; a second Ctrl-C interrupts at once. Processes of a
+    ``SubprocVecEnv`` receive it too and die of it, unless they were started while it was ignored.
 
     :param folder: where checkpoints are written
     :param save_freq: steps (over all environments) between checkpoints; 0 for none but the one at Ctrl-C
     :param keep: number of checkpoints kept
-    :param patience: steps to wait for the end of the running episodes
+    :param patience: steps of each environment to wait for the end of the running episodes
     :param resume_from: checkpoint to continue from; call ``restore`` before ``learn``
     :raises CheckpointError: when training starts afresh in a folder that holds checkpoints
     """
@@ -114,7 +115,7 @@ class ResumableCheckpoint(BaseCallback):
             self.release()
             raise KeyboardInterrupt
         waited = self.model.num_timesteps - self._last_save - self.save_freq
-        if self.save_freq > 0 and waited >= 0 and (self._episodes_over or waited >= self.patience):
+        if self.save_freq > 0 and waited >= 0 and (self._episodes_over or waited >= self.patience * self.model.n_envs):
             self.save()
             start_segment(self.model)
 

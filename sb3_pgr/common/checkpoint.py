@@ -213,10 +213,14 @@ def _write(model: BaseAlgorithm, folder: Path) -> None:
 
 
 def _counters(model: BaseAlgorithm) -> dict[str, Any]:
-    """Timesteps, updates, exploration rates, ...: the plain numbers an algorithm keeps, less its hyper-parameters."""
+    """
+    Timesteps, updates, exploration rates, ...: the plain numbers an algorithm keeps, less its hyper-parameters and what SB3 never
+    saves (whether somebody has given it a logger).
+    """
     arguments = {name for base in type(model).__mro__ for name in inspect.signature(base).parameters if base is not object}
     numbers = {name: value for name, value in vars(model).items() if type(value) in (bool, int, float)}
-    return {name: value for name, value in numbers.items() if name not in arguments}
+    kept = numbers.keys() - model._excluded_save_params()
+    return {name: numbers[name] for name in numbers if name in kept and name.removeprefix("_") not in arguments}
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

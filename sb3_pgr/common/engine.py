@@ -51,13 +51,8 @@ class UpdateEngine:
             updates -= longest
 
     def wrap(self, loss_fn: F) -> F:
-        """Wrap a pure function of tensors and modules in the engine's precision."""
-
-        def wrapped(*args: Any) -> Any:
-            with th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16"):
-                return loss_fn(*args)
-
-        return wrapped  # type: ignore[return-value]
+        """Wrap a pure function of tensors and modules in the engine's precision; a copy of its owner calls the owner's copy."""
+        return partial(_in_precision, self.device.type, self.precision == "bf16", loss_fn)  # type: ignore[return-value]
 
     def run(
         self,
@@ -101,6 +96,15 @@ class UpdateEngine:
                 metrics = _run_eagerly(update, block, flags=flags)
         values = th.stack(list(metrics.values())).tolist()  # the block's only host synchronisation
         return dict(zip(metrics, values, strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was compiled or captured, which works on the networks that it was made with."""
+        return self.__dict__ | {"_compiled": None, "_graphs": {}, "_states": []}
+
+
+def _in_precision(device: str, in_bfloat16: bool, loss_fn: Callable[..., Any], *args: Any) -> Any:
+    with th.autocast(device, th.bfloat16, enabled=in_bfloat16):
+        return loss_fn(*args)
 
 
 def _run_eagerly(update: Update, block: Block, *, flags: Sequence[bool]) -> dict[str, th.Tensor]:

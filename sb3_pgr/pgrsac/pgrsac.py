@@ -173,6 +173,7 @@ class PGRSAC(REDQ):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfPGRSAC:
+        self.replay_buffer.bind_model(self)  # a copy's buffer knows none
         self._refit_log.progress = progress_bar
         self._refit_log.attach(self.replay_buffer)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
