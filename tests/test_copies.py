@@ -56,7 +56,9 @@ def go_on(model):
     return weights(model)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_copy_learns_as_the_original_would(name, copied):
     model = MODELS[name]().learn(40)

@@ -9,6 +9,7 @@ import torch as th
 from commands import run
 from gymnasium import spaces
 from reach import SMALL, Reach, demonstrations
+from sb3_pgr.envs.robots.wrappers import Intervention
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -17,6 +18,8 @@ from sb3_pgr.common.device import choose_device
 from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.encoders import HybridExtractor
 from sb3_pgr.hybrid_sac.grippers import gripper_indices, to_classes, to_values
+from sb3_pgr.offline import load_dataset
+from sb3_pgr.zoo.saved_model import make_evaluation_env, run_env_kwargs
 
 
 @pytest.mark.parametrize(
@@ -209,13 +212,23 @@ def test_random_gripper_commands_are_equally_likely():
 
 
 def test_by_command(tmp_path):
-    output = run("demos", "robots/pick_cube-v0", "--episodes", 2, "-o", "demos.npz", cwd=tmp_path)
+    changed = ["--env-kwargs", "gripper_penalty:-0.5", "reward:'dense'"]
+    output = run("demos", "robots/pick_cube-v0", "--episodes", 2, "-o", "demos.npz", *changed, cwd=tmp_path)
     assert "2 episodes: demos.npz" in output
     arguments = ["--algo", "hybrid_sac", "--env", "robots/pick_cube-v0", "-n", 130, "--eval-freq", -1, "-f", "logs"]
     small = ["-params", "compile:False", "batch_size:32"]
-    run("train", *arguments, "--demonstrations", "demos.npz", "--checkpoint-freq", 100, *small, cwd=tmp_path)
+    arguments += ["--demonstrations", "demos.npz", "--checkpoint-freq", 100]
+    chosen = ["--env-kwargs", "reward:'sparse'", "interventions:'scripted'", "intervention_kwargs:dict(patience=0)"]
+    output = run("train", *arguments, *chosen, *small, cwd=tmp_path)
+    assert "recorded with reward='dense'; here it is 'sparse'" in output
     (folder,) = (tmp_path / "logs" / "hybrid_sac").iterdir()
-    resumed = run("train", "--resume", folder, "-n", 150, cwd=tmp_path)
+    env_kwargs = run_env_kwargs(folder, "robots/pick_cube-v0")
+    assert (env_kwargs["gripper_penalty"], env_kwargs["reward"]) == (-0.5, "sparse")
+    env = make_evaluation_env("robots/pick_cube-v0", 1, hyperparams={}, env_kwargs=env_kwargs, should_render=False)
+    assert env.env_is_wrapped(Intervention) == [False]
+    for option in ("--demonstrations", "--dataset"):
+        assert f"{option} cannot change it" in run("train", "--resume", folder, option, "other.npz", expect=2, cwd=tmp_path)
+    resumed = run("train", "--resume", folder, "-n", 150, "--demonstrations", "demos.npz", cwd=tmp_path)
     assert "Traceback" not in resumed
     model = HybridSAC.load(next(folder.glob("robots-pick_cube-v0.zip")), device="cpu")
     assert model.num_timesteps == 150 and model.policy.gripper_indices == (3,)
@@ -225,7 +238,9 @@ def test_by_command(tmp_path):
     (folder,) = (tmp_path / "offline" / "hybrid_sac").iterdir()
     run("train", "--resume", folder, "-n", 40, cwd=tmp_path)
     scores = json.loads((folder / "scores.json").read_text())
-    assert scores["updates"] == 40 and scores["last"]["episodes"] == 1 and scores["behaviour"]["return_mean"] == 1
+    assert scores["updates"] == 40 and scores["last"]["episodes"] == 1
+    returns = load_dataset(tmp_path / "demos.npz").episode_returns
+    assert scores["behaviour"]["return_mean"] == pytest.approx(returns.mean(), rel=1e-4)
     assert np.isfinite(scores["off_policy"]["td_error"])
 
 

@@ -179,6 +179,8 @@ def test_collect_from_runs(folder):
     assert (
         len(replay) == 400 and list(replay.episode_lengths) == [200, 200] and replay.metadata["behaviour"].startswith("replay")
     )
+    run("collect", *where, "--replay", "--episodes", 1, "-o", folder / "first.npz")
+    np.testing.assert_array_equal(load_dataset(folder / "first.npz").rewards, replay.rewards[:200])
     run("dataset", "mix", folder / "mix.npz", folder / "replay.npz", f"{folder / 'noisy.npz'}:400")
     assert len(load_dataset(folder / "mix.npz")) == 800
     mixed = folder / "wrong.npz"  # of gravities of 9 and 10
@@ -190,6 +192,7 @@ def test_collect_from_runs(folder):
     [
         (["--random"], "Say how much"),
         (["--random", "--episodes", "0"], "at least 1"),
+        (["--replay", "--rows", "0"], "at least 1"),
         (["--random", "--rows", "10", "--random-actions", "2"], "not --random or --replay"),
         (["--rows", "10", "-f", "empty"], "no saved model"),
         (["--replay", "-f", "empty"], "no saved model"),
@@ -204,6 +207,15 @@ def test_collect_refusals(tmp_path, arguments, message):
     (tmp_path / "folder.npz").mkdir()
     output = run("collect", "--env", ENV, "-o", "out.npz", *arguments, expect=2, cwd=tmp_path)
     assert message in output and "Traceback" not in output and not (tmp_path / "out.npz").exists()
+
+
+def test_a_film_of_nothing_is_refused_before_training(tmp_path):
+    rows = {name: np.zeros((40, 2), np.float32) for name in ("observations", "next_observations", "actions")}
+    save_npz(load_dataset(rows | {"rewards": np.zeros(40), "terminals": np.arange(40) == 39}), tmp_path / "plain.npz")
+    flags = ["--algo", "bc", "--dataset", "plain.npz", "-n", 60, "--video-freq", 20]
+    output = run("train", *flags, expect=2, cwd=tmp_path)
+    assert "dataset/plain-v0 cannot be filmed" in output and "Traceback" not in output
+    assert not list(tmp_path.glob("logs/bc/*"))
 
 
 @pytest.mark.parametrize("algo", OFFLINE)

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -200,6 +201,11 @@ def test_minari_round_trip(tmp_path, monkeypatch):
     save_minari(load_dataset(save_minari(known, "sb3pgr/scored-v0", ref_min_score=0.0, ref_max_score=9.0)), "again/walk-v0")
     scores = load_dataset("again/walk-v0").metadata
     assert (scores["ref_min_score"], scores["ref_max_score"]) == (0, 9)
+    recorded = {"env_kwargs": {"g": 2.0}, "behaviour": "chance", "models": {"slates": "ab"}, "parts": [{"rows": np.int64(3)}]}
+    of_moon = save_minari(replace(known, metadata=recorded), "sb3pgr/moon-v0")
+    assert of_moon.env_spec.kwargs == {"g": 2.0} and gym.spec("Pendulum-v1").kwargs == {}
+    metadata = load_dataset("sb3pgr/moon-v0").metadata
+    assert {name: metadata[name] for name in recorded} == recorded
     first = next(made.iterate_episodes())
     assert len(first.infos["grasp_penalty"]) == len(first.rewards) + 1  # Minari has infos of the reset too
 

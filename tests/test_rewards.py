@@ -266,11 +266,16 @@ def test_evaluations_of_a_run_are_by_the_environment(trained, tmp_path):
     flags = ["--algo", "hybrid_sac", "--env", "Camera-v0", "--gym-packages", "camera", "-n", 4, "-f", tmp_path / "logs"]
     flags += ["--eval-freq", 4, "--eval-episodes", 1, "--final-episodes", 2, "--checkpoint-freq", 0]
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
-    run("train", *flags, "-params", wrapper, "policy:'MultiInputPolicy'", env={**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path}
+    run("train", *flags, "-params", wrapper, "policy:'MultiInputPolicy'", env=environment)
     folder = tmp_path / "logs/hybrid_sac/Camera-v0_1"
     # Two steps of 5 an episode; to the classifier they are worth nothing.
     assert np.load(folder / "evaluations.npz")["results"].tolist() == [[10]]
     assert json.loads((folder / "scores.json").read_text())["last"]["return_mean"] == 10
+    where = [*flags[:6], "-f", tmp_path / "logs"]
+    collected = run("collect", *where, "--episodes", 2, "-o", tmp_path / "c.npz", env=environment)
+    assert "2 episodes, mean return 10.0" in collected
+    assert "Mean reward: 10.00" in run("enjoy", *where, "-n", 6, "--no-render", env=environment)
 
 
 class Endless(Camera):

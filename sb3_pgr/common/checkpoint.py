@@ -214,8 +214,8 @@ def _write(model: BaseAlgorithm, folder: Path) -> None:
 
 def _counters(model: BaseAlgorithm) -> dict[str, Any]:
     """
-    Timesteps, updates, exploration rates, ...: the plain numbers an algorithm keeps, less its hyper-parameters and what SB3 never
-    saves (whether somebody has given it a logger).
+    Timesteps, updates, exploration rates, ...: the plain numbers an algorithm keeps, less its hyper-parameters and what SB3
+    never saves (whether somebody has given it a logger).
     """
     arguments = {name for base in type(model).__mro__ for name in inspect.signature(base).parameters if base is not object}
     numbers = {name: value for name, value in vars(model).items() if type(value) in (bool, int, float)}

@@ -51,7 +51,7 @@ class UpdateEngine:
             updates -= longest
 
     def wrap(self, loss_fn: F) -> F:
-        """Wrap a pure function of tensors and modules in the engine's precision; a copy of its owner calls the owner's copy."""
+        """Wrap a pure function of tensors and modules in the engine's precision; a copied model calls its own."""
         return partial(_in_precision, self.device.type, self.precision == "bf16", loss_fn)  # type: ignore[return-value]
 
     def run(

@@ -1,7 +1,5 @@
 """Network parts that SB3 does not have."""
 
-import math
-
 import gymnasium as gym
 import torch as th
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -53,23 +51,25 @@ class ResidualMLP(nn.Module):
 class RunningNorm(nn.Module):
     """
     Standardise inputs by the mean and variance of everything given to ``update`` (Welford, as merged by
-    Chan et al. 1979). Until the first update it is the identity, but for the clipping.
+    Chan et al. 1979), and clip to 10 deviations: what has hardly moved so far has next to none. Until the first update it is
+    the identity, but for the clipping; a little of that stays, so that one observation alone has a deviation too. All as
+    SB3's ``VecNormalize`` does it.
 
     :param features: input width
-    :param epsilon: added to the variance
-    :param clip: greatest size of a result
     """
+
+    clip = 10.0
+    epsilon = 1e-8
 
     mean: th.Tensor
     var: th.Tensor
     count: th.Tensor
 
-    def __init__(self, features: int, epsilon: float = 1e-8, clip: float = math.inf):
+    def __init__(self, features: int):
         super().__init__()
-        self.epsilon, self.clip = epsilon, clip
         self.register_buffer("mean", th.zeros(features))
         self.register_buffer("var", th.ones(features))
-        self.register_buffer("count", th.zeros(()))
+        self.register_buffer("count", th.full((), 1e-4))
 
     @th.no_grad()
     def update(self, x: th.Tensor) -> None:

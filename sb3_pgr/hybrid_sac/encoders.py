@@ -12,8 +12,6 @@ from torch import nn
 from sb3_pgr.common.networks import RunningNorm
 from sb3_pgr.common.vision import CameraEncoder
 
-_CLIP = 10.0  # as VecNormalize: what has hardly moved so far, a cube that was never lifted, has next to no deviation
-
 
 def image_keys(space: spaces.Space) -> list[str]:
     """Entries of a Dict that are images; ``[""]`` for an image alone."""
@@ -61,7 +59,7 @@ class HybridExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, of_cameras + of_state)
         self.image_keys, self.state_keys = list(images), list(states)
         self.cameras = cameras
-        self.state_norm = RunningNorm(state_dim, clip=_CLIP) if states and normalize_state else None
+        self.state_norm = RunningNorm(state_dim) if states and normalize_state else None
         self.state_layer: nn.Module = nn.Identity()
         if cameras and states:
             self.state_layer = nn.Sequential(nn.Linear(state_dim, state_features), nn.LayerNorm(state_features), nn.Tanh())

@@ -250,3 +250,10 @@ def join(parts: Sequence[Any]) -> Any:
     if isinstance(parts[0], Mapping):
         return {key: join([part[key] for part in parts]) for key in parts[0]}
     return np.concatenate(parts)
+
+
+def plain_value(value: Any) -> Any:
+    """For JSON, what metadata holds beside plain values."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise DatasetError(f"Metadata can hold numbers, texts, lists and dicts, not {type(value).__name__}: {value!r}.")

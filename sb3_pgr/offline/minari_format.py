@@ -1,5 +1,7 @@
 """Minari's datasets, read and written."""
 
+import copy
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +12,11 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_pgr.offline.checks import dataset_from_arrays
-from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join
+from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join, plain_value
 
 SCORES = ("ref_min_score", "ref_max_score")  # what Minari calls returns of 0 and 100
+PROVENANCE = ("behaviour", ENV_KWARGS, "models", "parts")  # entries of metadata that Minari has no place for
+OURS = "sb3_pgr"  # where they are written
 MINARI = "minari:"  # before the id, in the source of a dataset
 
 
@@ -51,17 +55,21 @@ def from_minari(dataset: Any, observation_space: spaces.Space | None, action_spa
         if name not in arrays and all(name in info and info[name].shape[1:] == first.shape[1:] for info in infos):
             arrays[name] = np.concatenate([info[name] for info in infos])
     env_id = None if dataset.env_spec is None else dataset.env_spec.id
-    references = {name: dataset.storage.metadata.get(name) for name in SCORES}
-    if dataset.env_spec is not None and dataset.env_spec.kwargs:
-        references[ENV_KWARGS] = dict(dataset.env_spec.kwargs)
+    stored = dataset.storage.metadata
+    metadata = {name: stored.get(name) for name in SCORES}
+    if OURS in stored:
+        metadata |= stored[OURS]
+    elif dataset.env_spec is not None and dataset.env_spec.kwargs:
+        metadata[ENV_KWARGS] = dict(dataset.env_spec.kwargs)
     observation_space = dataset.observation_space if observation_space is None else observation_space
     action_space = dataset.action_space if action_space is None else action_space
-    return dataset_from_arrays(arrays, f"{MINARI}{dataset.id}", observation_space, action_space, env_id, references)
+    return dataset_from_arrays(arrays, f"{MINARI}{dataset.id}", observation_space, action_space, env_id, metadata)
 
 
 def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
     """
-    Create a local Minari dataset; extras become infos, in which there is a row for the reset too (of zeros).
+    Create a local Minari dataset; extras become infos, in which there is a row for the reset too (of zeros). Its
+    environment has the arguments that the dataset was recorded with.
 
     :param dataset_id: e.g. ``"halfcheetah/medium-v0"``
     :param kwargs: for ``minari.create_dataset_from_buffers``
@@ -93,17 +101,23 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
     known_scores = {name: dataset.metadata[name] for name in SCORES if dataset.metadata.get(name) is not None}
     if reference is not None:
         known_scores = {"ref_min_score": reference["random"], "ref_max_score": reference["expert"]}
-    kwargs = {**known_scores, **kwargs}
+    spec = None if dataset.env_id is None else copy.deepcopy(gym.spec(dataset.env_id))
+    if spec is not None:
+        spec.kwargs.update(dataset.metadata.get(ENV_KWARGS) or {})
+    kwargs = {"env": spec, **known_scores, **kwargs}
+    ours = {name: dataset.metadata[name] for name in PROVENANCE if name in dataset.metadata}
     folder = Path(get_dataset_path(dataset_id))
     known = folder.exists()
     try:
-        return minari.create_dataset_from_buffers(
+        made = minari.create_dataset_from_buffers(
             dataset_id,
             episodes,
             observation_space=dataset.observation_space,
             action_space=dataset.action_space,
-            **{"env": dataset.env_id, **kwargs},
+            **kwargs,
         )
+        made.storage.update_metadata({OURS: json.loads(json.dumps(ours, default=plain_value))})
+        return made
     except Exception:
         if not known:  # or what was begun would keep the name
             shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer
 from sb3_pgr.buffers.fields import as_array
 from sb3_pgr.offline.checks import dataset_from_arrays, with_spaces
-from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset, plain_value
 from sb3_pgr.offline.minari_format import from_minari, open_minari
 from sb3_pgr.offline.pickles import read_pickle, transitions_of
 
@@ -97,18 +97,12 @@ def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
         "n_actions": int(space.n) if isinstance(space, spaces.Discrete) else None,
         "observation_bounds": _bounds_of_vector(seen),
     }
-    meta = json.dumps(known | {"fingerprint": dataset.fingerprint}, default=_plain)
+    meta = json.dumps(known | {"fingerprint": dataset.fingerprint}, default=plain_value)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
     with open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays, **{_META: np.array(meta)})  # type: ignore[arg-type]
     os.replace(temporary, path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise DatasetError(f"Metadata can hold numbers, texts, lists and dicts, not {type(value).__name__}: {value!r}.")
 
 
 def _bounds_of_vector(space: spaces.Space) -> list[list[float]] | None:

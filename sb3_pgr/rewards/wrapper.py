@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgr.rewards.classifier import ClassifierError, RewardClassifier
 
@@ -20,8 +21,8 @@ class ClassifierReward(gym.Wrapper):
     classifier saw success to ``info["is_success"]``, its probability to ``info["success_probability"]``.
 
     Around a ``Monitor``, where RL Zoo puts it, every episode ends with ``info["episode"]``, the return of the environment's
-    own rewards: the monitor does not see the ends that the classifier makes. The evaluations of ``sb3-pgr train`` are by the
-    environment alone, see ``stand_aside``.
+    own rewards: the monitor does not see the ends that the classifier makes. What commands say
+    of a trained policy is by the environment alone, see ``stand_aside``.
 
     :param env: with Dict observations that hold the classifier's cameras, height, width, channels
     :param classifier: it, or the file it was saved to
@@ -93,6 +94,12 @@ class ClassifierReward(gym.Wrapper):
         """SB3 counts the episodes that end with this entry."""
         if is_over and self._around_monitor:
             info["episode"] = {"r": self._return, "l": self._steps}
+
+
+def let_task_judge(env: VecEnv) -> None:
+    """In environments for evaluations: a learned reward does not judge its own policy, see ``stand_aside``."""
+    if all(env.env_is_wrapped(ClassifierReward)):
+        env.env_method("stand_aside")
 
 
 def _function(name: str) -> Callable[[Any], bool]:

@@ -42,6 +42,8 @@ def main() -> None:
     for option, ignored in _ignored(args).items():
         if ignored:
             raise UsageError(f"--{option} means nothing here: {ignored}.")
+    if min(number for number in (args.episodes, args.rows, 1) if number is not None) < 1:
+        raise UsageError("--episodes and --rows must be at least 1.")
     require_npz_target(args.output)
     try:
         dataset = _replay(chosen_model(args), args) if args.replay else _rollouts(args)
@@ -79,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--random", action="store_true", help="uniformly random actions instead of a trained agent's")
     who.add_argument("--replay", action="store_true", help="what the run has in the replay buffer of its last checkpoint")
     much = parser.add_mutually_exclusive_group()
-    much.add_argument("--episodes", type=int, help="episodes to collect")
+    much.add_argument("--episodes", type=int, help="episodes to collect; with --replay: the first ones")
     much.add_argument("--rows", type=int, help="transitions to collect, in whole episodes; with --replay: the first ones")
     parser.add_argument("--noise", choices=["gaussian", "ou"], help="on actions: Gaussian, or Ornstein-Uhlenbeck")
     parser.add_argument("--noise-std", type=float, help="its deviation, for actions in [-1, 1] (default: 0.1)")
@@ -189,9 +191,11 @@ def _replay(saved: SavedModel, args: argparse.Namespace) -> OfflineDataset:
     if buffer.size() == 0:
         raise UsageError(f"{checkpoint} has an empty replay buffer: that run learned from a dataset.")
     dataset = _whole_episodes(load_dataset(buffer), buffer)
+    n = args.episodes
     if args.rows is not None:
-        last = int(np.searchsorted(dataset.episode_ends, args.rows - 1))
-        dataset = dataset.select_episodes(np.arange(min(last + 1, len(dataset.episode_ends))))
+        n = int(np.searchsorted(dataset.episode_ends, args.rows - 1)) + 1
+    if n is not None:
+        dataset = dataset.select_episodes(np.arange(min(n, len(dataset.episode_ends))))
     behaviour = f"replay of {saved.algo} at step {int(checkpoint.name.split('_')[1])}"
     metadata = {"behaviour": behaviour, **_of_environment(saved, args.env)}
     return replace(dataset, source=str(args.output), env_id=args.env, metadata=metadata)

@@ -13,6 +13,7 @@ from sb3_pgr.zoo.arguments import import_gym_packages, option, values, with_pack
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.run_folder import find_runs, number_of
+from sb3_pgr.zoo.saved_model import make_evaluation_env
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def main() -> None:
             argv.append("--no-render")
             print("Nothing is shown here; `sb3-pgr record-video` films the agent.")
     sys.argv = [sys.argv[0], *argv]
+    rl_zoo3.enjoy.create_test_env = make_evaluation_env  # type: ignore[assignment]
     rl_zoo3.enjoy.enjoy()
 
 

@@ -30,15 +30,15 @@ from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
-from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
-from sb3_pgr.rewards import ClassifierReward
+from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.rewards import let_task_judge
 from sb3_pgr.zoo.arguments import option
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.evaluations import restore_evaluations
 from sb3_pgr.zoo.gems_models import with_fingerprints
 from sb3_pgr.zoo.hyperparams import check_hyperparams, check_keywords
-from sb3_pgr.zoo.offline import is_stand_in
-from sb3_pgr.zoo.rendering import chosen_size, make_render_env
+from sb3_pgr.zoo.offline import is_stand_in, recorded_with
+from sb3_pgr.zoo.rendering import chosen_size, make_render_env, require_picture
 from sb3_pgr.zoo.run_folder import (
     CHECKPOINTS,
     TRAINING_ONLY,
@@ -69,6 +69,7 @@ class Extras:
     dataset: str | None = None
     loaded: OfflineDataset | None = None  # what is in it
     demonstrations: str | None = None
+    demonstrated: OfflineDataset | None = None  # what is in them, where a run begins
     final_episodes: int | None = None
     argv: list[str] = field(default_factory=list)
 
@@ -126,9 +127,9 @@ class Manager(ExperimentManager):
                 hyperparams["demonstrations"] = self.extras.demonstrations
             else:
                 hyperparams.pop("demonstrations", None)  # they are in the checkpoint, their file may be gone
-        recorded = self._recorded_with()
-        given = {**recorded, **(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
-        env_kwargs = with_fingerprints(self.env_name.gym_id, given, self.extras.loaded, self.extras.resume)
+        given = {**(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
+        recorded = recorded_with(self.env_name.gym_id, given, self.extras.loaded, self.extras.demonstrated)
+        env_kwargs = with_fingerprints(self.env_name.gym_id, recorded | given, self.extras.loaded, self.extras.resume)
         if "fingerprints" in env_kwargs or recorded:
             hyperparams["env_kwargs"] = saved["env_kwargs"] = env_kwargs
             self.args.env_kwargs = self.args.env_kwargs and env_kwargs  # where given, `enjoy` reads these
@@ -144,13 +145,6 @@ class Manager(ExperimentManager):
         saved = OrderedDict(sorted(stored.items()))
         pprint(saved)
         return copy.deepcopy(stored), saved
-
-    def _recorded_with(self) -> dict[str, Any]:
-        """Arguments of the environment that the dataset is from, if it is this one."""
-        dataset = self.extras.loaded
-        if dataset is None or dataset.env_id != self.env_name.gym_id:
-            return {}
-        return dict(dataset.metadata.get(ENV_KWARGS) or {})
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         # RL Zoo evaluates these as python, so a dotted name there means nothing to it.
@@ -205,6 +199,7 @@ class Manager(ExperimentManager):
         )
         self.callbacks.append(self.checkpoint)
         if self.extras.video_freq > 0:
+            require_picture(self)
             self.callbacks.append(
                 VideoCallback(
                     lambda: make_render_env(self, self._video_size),
@@ -236,8 +231,8 @@ class Manager(ExperimentManager):
             signal.signal(signal.SIGINT, previous)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        if eval_env and all(env.env_is_wrapped(ClassifierReward)):
-            env.env_method("stand_aside")  # a learned reward does not judge itself
+        if eval_env:
+            let_task_judge(env)
         # Below VecNormalize, whose running statistics one NaN would spoil.
         watched = FiniteVecEnv(env, "Evaluation step" if eval_env else "Step")
         return super()._maybe_normalize(watched, eval_env)

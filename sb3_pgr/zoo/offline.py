@@ -8,7 +8,7 @@ import gymnasium as gym
 
 from sb3_pgr.hybrid_sac import HybridSAC
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
-from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.offline.spaces_only import SpacesOnly
 from sb3_pgr.zoo.errors import UsageError
@@ -42,20 +42,38 @@ def open_dataset(algorithm: type, dataset: str | None) -> OfflineDataset | None:
         raise UsageError(str(error)) from None
 
 
-def check_demonstrations(algorithm: type, demonstrations: str | None) -> None:
+def open_demonstrations(algorithm: type, demonstrations: str | None) -> OfflineDataset | None:
     """
     :param algorithm: class of ``--algo``
     :param demonstrations: value of ``--demonstrations``
     :raises UsageError: if the two do not go together, or they cannot be read
     """
     if demonstrations is None:
-        return
+        return None
     if not issubclass(algorithm, HybridSAC):
         raise UsageError(f"{algorithm.__name__} takes no demonstrations; --demonstrations is for hybrid_sac.")
     try:
-        load_dataset(demonstrations)
+        return load_dataset(demonstrations)
     except DatasetError as error:
         raise UsageError(str(error)) from None
+
+
+def recorded_with(env_id: str, given: dict[str, Any], *sources: OfflineDataset | None) -> dict[str, Any]:
+    """
+    Arguments of the environment that datasets or demonstrations were recorded with, as far as they are from this one.
+
+    :param given: arguments that were chosen, and stand; where they differ, that is said
+    """
+    recorded: dict[str, Any] = {}
+    for dataset in (source for source in sources if source is not None and source.env_id is not None):
+        if dataset.env_id != env_id:
+            print(f"{dataset.source} was recorded in {dataset.env_id}, not in {env_id}.")
+            continue
+        of_dataset = dataset.metadata.get(ENV_KWARGS) or {}
+        for name in sorted(name for name in of_dataset if given.get(name, of_dataset[name]) != of_dataset[name]):
+            print(f"{dataset.source} was recorded with {name}={of_dataset[name]!r}; here it is {given[name]!r}.")
+        recorded |= of_dataset
+    return recorded
 
 
 def environment_of(dataset: OfflineDataset, evaluated: bool = True) -> list[str]:

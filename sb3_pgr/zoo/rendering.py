@@ -38,6 +38,26 @@ def make_render_env(manager: ExperimentManager, size: tuple[int, int] | None) ->
         manager.eval_env_kwargs, manager.vec_env_class = own
 
 
+def require_picture(manager: ExperimentManager) -> None:
+    """
+    Draw what videos would show, before training starts.
+
+    :param manager: a manager that has read its hyper-parameters
+    :raises UsageError: if nothing can be drawn
+    """
+    try:
+        env = make_render_env(manager, None)
+        try:
+            env.reset()
+            picture = env.render()
+        finally:
+            env.close()
+    except Exception as error:  # of environments of any kind
+        raise UsageError(f"{manager.env_name.gym_id} cannot be filmed: {error or type(error).__name__}.") from error
+    if picture is None:
+        raise UsageError(f"{manager.env_name.gym_id} cannot be filmed: it draws nothing in render_mode='rgb_array'.")
+
+
 def render_kwargs(env_id: str, env_kwargs: dict[str, Any] | None, size: tuple[int, int] | None) -> dict[str, Any]:
     """Keyword arguments that make an environment render ``rgb_array``, in this (width, height) if it can."""
     plain = {**(env_kwargs or {}), "render_mode": "rgb_array"}

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 from sb3_pgr.common.state import load_vec_normalize
 from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.errors import ModelError
+from sb3_pgr.rewards import let_task_judge
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import resolve_algorithm
 from sb3_pgr.zoo.run_folder import BEST, CHECKPOINTS, TRAINING_ONLY, find_models, find_runs, number_of, step_of
@@ -72,10 +73,10 @@ class SavedModel:
             hyperparams["normalize"] = False
             n_stack = hyperparams.pop("frame_stack", 0)  # what is normalised is not stacked yet
         own_kwargs = run_env_kwargs(self.run, env_id)
-        env_kwargs = {name: value for name, value in {**own_kwargs, **env_kwargs}.items() if name not in TRAINING_ONLY}
+        env_kwargs = {**own_kwargs, **env_kwargs}
         together = None if "env_wrapper" in hyperparams else sb3_vec_env(env_id, env_kwargs)
         try:
-            env = create_test_env(
+            env = make_evaluation_env(
                 env_id,
                 n_envs,
                 stats_path=stats_path,
@@ -83,7 +84,7 @@ class SavedModel:
                 should_render=False,
                 hyperparams=hyperparams,
                 env_kwargs=env_kwargs,
-                vec_env_cls=together or DummyVecEnv,  # type: ignore[arg-type]
+                vec_env_cls=together or DummyVecEnv,
             )
         except ModelError:
             raise
@@ -106,6 +107,14 @@ class SavedModel:
                 env.close()
                 raise UsageError(f"{self.path} is of another environment: its {name} is {known}, that of {env_id} is {found}.")
         return model, env
+
+
+def make_evaluation_env(env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> VecEnv:
+    """RL Zoo's ``create_test_env``, where nobody helps the policy and a learned reward does not judge it."""
+    env_kwargs = {name: value for name, value in (env_kwargs or {}).items() if name not in TRAINING_ONLY}
+    env = create_test_env(env_id, n_envs, env_kwargs=env_kwargs, **kwargs)
+    let_task_judge(env)
+    return env
 
 
 def _sizes(space: spaces.Space) -> Any:

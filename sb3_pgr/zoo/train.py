@@ -14,7 +14,7 @@ from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.zoo.arguments import import_gym_packages, option, values, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
-from sb3_pgr.zoo.offline import check_demonstrations, environment_of, open_dataset
+from sb3_pgr.zoo.offline import environment_of, open_dataset, open_demonstrations
 from sb3_pgr.zoo.registry import register, resolve_algorithm
 from sb3_pgr.zoo.rendering import chosen_size
 from sb3_pgr.zoo.run_folder import read_run_file, resume_point
@@ -36,7 +36,7 @@ def main() -> None:
     if extras.resume is not None:
         begun = extras.resume
         stored = read_run_file(begun)
-        _require_same_run(argv, begun, stored)
+        _require_same_run(given, begun, stored)
         # Of an option said twice the last one counts: what is said now stands after what was said then.
         said = [*stored["argv"], "--seed", str(stored["seed"]), *given]
         extras, argv = _extras(said)
@@ -61,7 +61,7 @@ def main() -> None:
     if extras.dataset is not None and {"-optimize", "--optimize-hyperparameters"} & set(argv):
         raise UsageError("Hyper-parameters are optimised online only: there is no score to optimise without an environment.")
     if extras.resume is None:
-        check_demonstrations(algorithm, extras.demonstrations)
+        extras.demonstrated = open_demonstrations(algorithm, extras.demonstrations)
     extras.loaded = open_dataset(algorithm, extras.dataset)
     if extras.loaded is not None and option(argv, "--env") is None:
         argv += environment_of(extras.loaded, evaluated=not (option(argv, "--eval-freq") or "").startswith("-"))
@@ -111,13 +111,15 @@ def _require_same_run(argv: list[str], run: Path, stored: dict[str, Any]) -> Non
     for flags in (("-params", "--hyperparams"), ("-conf", "--conf-file"), ("--trial-id",)):
         if option(argv, *flags) is not None:
             raise UsageError(f"--resume continues with the hyper-parameters of the run; {flags[0]} cannot change them.")
-    env_id, seed, algo = (option(argv, flag) for flag in ("--env", "--seed", "--algo"))
+    env_id, seed, algo, demonstrations = (option(argv, flag) for flag in ("--env", "--seed", "--algo", "--demonstrations"))
     other = {
         "--env": env_id is not None and env_id.replace("/", "-") != env_name_of(run),
         "--env-kwargs": option(argv, "--env-kwargs") is not None,
         "--eval-env-kwargs": option(argv, "--eval-env-kwargs") is not None,
         "-i": option(argv, "-i", "--trained-agent") is not None,
         "--seed": seed is not None and seed != str(stored["seed"]),
+        "--demonstrations": demonstrations not in (None, option(stored["argv"], "--demonstrations")),
+        "--dataset": option(argv, "--dataset") is not None and option(stored["argv"], "--dataset") is None,
         "--algo": algo is not None and algo != option(stored["argv"], "--algo"),
     }
     for flag in (flag for flag, differs in other.items() if differs):
