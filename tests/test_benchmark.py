@@ -53,7 +53,9 @@ def test_runs_once_and_reports(folder):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("out/**/scores.json")} == before
 
     (folder / "spec.yml").write_text(yaml.safe_dump(SPEC | {"n_timesteps": 90}))
-    assert "runs of other settings: pendulum bc seed 0" in run("benchmark", "spec.yml", "-o", "out", expect=2, cwd=folder)
+    for only in ([], ["--report"]):
+        output = run("benchmark", "spec.yml", "-o", "out", *only, expect=2, cwd=folder)
+        assert "runs of other settings: pendulum bc seed 0" in output
     (folder / "spec.yml").write_text(yaml.safe_dump(SPEC))
 
 
@@ -125,6 +127,16 @@ def test_runs_that_learned_nothing_are_named(tmp_path, capsys):
     write_report([result("sac", 0, 1.0, updates=0), result("sac", 1, 1.0, updates=0), result("td3", 0, 1.0)], tmp_path)
     output = capsys.readouterr().out
     assert "task, sac: nothing was learned" in output and "td3: nothing" not in output
+
+
+def test_runs_on_other_data_are_named(tmp_path, capsys):
+    runs = [result("bc", seed, 1.0) for seed in range(2)]
+    for each, fingerprint in zip(runs, "ab", strict=True):
+        each.scores |= {"dataset": {"fingerprint": fingerprint}}
+    write_report(runs, tmp_path)
+    assert "task: its runs learned from 2 different datasets" in capsys.readouterr().out
+    write_report(runs[:1], tmp_path)
+    assert "different datasets" not in capsys.readouterr().out
 
 
 def test_a_column_has_one_unit(tmp_path, capsys):

@@ -18,6 +18,7 @@ from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.zoo import collect, enjoy, gems, train
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.manager import Extras, Manager
+from sb3_pgr.zoo.rendering import render_kwargs
 
 LATENT = "gems/focused_topdown_latent-v0"
 
@@ -124,6 +125,11 @@ def test_from_models_to_an_offline_score(world, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["sb3-pgr", *map(str, rest)])
         with pytest.raises(ValueError, match="is not the model that the agent or dataset was made with"):
             verb.main()
+
+
+def test_videos_of_a_size_that_the_world_does_not_know():
+    plain = render_kwargs("gems/focused_topdown-v0", {}, None)
+    assert render_kwargs("gems/focused_topdown-v0", {}, (320, 240)) == plain == {"render_mode": "rgb_array"}
 
 
 def test_one_bar_for_each_model(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ import yaml
 from commands import in_terminal, run
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_pgr import IQL
+from sb3_pgr import BC, IQL
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.offline.readers import save_npz
 from sb3_pgr.zoo.errors import UsageError
@@ -153,7 +153,14 @@ def test_refusals(folder, tmp_path, arguments, message):
 
 
 def test_collect_from_runs(folder):
-    params = ["-params", "learning_starts:50", "gradient_steps:1", "policy_kwargs:dict(net_arch=[8])"]
+    wrapper = {"gymnasium.wrappers.RescaleAction": {"min_action": -1.0, "max_action": 1.0}}
+    params = [
+        "-params",
+        "learning_starts:50",
+        "gradient_steps:1",
+        "policy_kwargs:dict(net_arch=[8])",
+        f"env_wrapper:[{wrapper}]",
+    ]
     flags = ["--algo", "ddpg", "--env", ENV, "-n", 410, "-f", folder / "logs", "--eval-freq", -1, "--num-threads", 1]
     run("train", *flags, "--conf-file", "ddpg_behaviour.yml", "--seed", 1, "--env-kwargs", "g:9.0", *params)
     where = ["--algo", "ddpg", "--env", ENV, "-f", folder / "logs"]
@@ -174,6 +181,7 @@ def test_collect_from_runs(folder):
     small = ["-n", 20, "--final-episodes", 1, "-params", "policy_kwargs:dict(net_arch=[8])"]
     run("train", "--algo", "bc", "--dataset", folder / "noisy.npz", "-f", folder / "g", "--eval-freq", -1, *small)
     assert run_env_kwargs(folder / "g/bc/Pendulum-v1_1", ENV) == {"g": 9.0}
+    assert BC.load(folder / "g/bc/Pendulum-v1_1/Pendulum-v1.zip", device="cpu").action_space.high == [1]  # as recorded
     assert "Left out: 1 episodes" in run("collect", *where, "--replay", "-o", folder / "replay.npz")
     replay = load_dataset(folder / "replay.npz")
     assert (

@@ -206,6 +206,14 @@ def test_minari_round_trip(tmp_path, monkeypatch):
     assert of_moon.env_spec.kwargs == {"g": 2.0} and gym.spec("Pendulum-v1").kwargs == {}
     metadata = load_dataset("sb3pgr/moon-v0").metadata
     assert {name: metadata[name] for name in recorded} == recorded
+    single = replace(known, extras={"episode_return": np.full(len(dataset), np.nan)}, timeouts=~dataset.terminals)
+    save_minari(replace(single, metadata={"played_returns": [-3.0, 4.0]}), "sb3pgr/single-v0")
+    assert load_dataset("sb3pgr/single-v0").played_returns.tolist() == [-3, 4]
+    shuffled = load_dataset({name: column[::-1] for name, column in data.items()})
+    with pytest.raises(DatasetError, match=r"9 rows are not followed by their next observation"):
+        save_minari(
+            replace(shuffled, terminals=np.zeros(len(dataset), bool), timeouts=np.arange(len(dataset)) % 5 == 4), "a/b-v0"
+        )
     first = next(made.iterate_episodes())
     assert len(first.infos["grasp_penalty"]) == len(first.rewards) + 1  # Minari has infos of the reset too
 

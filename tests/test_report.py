@@ -349,6 +349,31 @@ def test_what_cannot_be_compared_is_left_out_and_said(tmp_path):
     assert "at least two algorithms" in compare(rows_of(tasks_of(root)))
 
 
+def test_runs_of_a_seed_that_is_there_twice_are_named(tmp_path):
+    for study in ("one", "two"):
+        make_benchmark(tmp_path / study, ["a"], ["sac", "td3"], range(2))
+    found = compare(rows_of(tasks_of(tmp_path)))
+    assert found.left_out == [
+        f"{arm} on a: all but the last of 2 runs of seed {seed}" for arm in ("sac", "td3") for seed in (0, 1)
+    ]
+
+
+def test_algorithms_on_other_terms_are_no_comparison(tmp_path):
+    for algo, steps, kwargs in (("sac", 300, dict(g=9.0)), ("td3", 300, dict(g=9.0)), ("redq", 200, dict(interventions="x"))):
+        folder = make_run(tmp_path / algo / "Pendulum-v1_1", [1] * (steps // 100), last=1.0)
+        file = folder / "Pendulum-v1/args.yml"
+        arguments = yaml.load(file.read_text(), Loader=yaml.UnsafeLoader)
+        file.write_text(yaml.dump(arguments | {"env_kwargs": kwargs}))
+    (task,) = tasks_of(tmp_path).values()
+    assert task.notes == [
+        "its algorithms differ in steps (redq: 200; sac: 300; td3: 300)",
+        "its algorithms differ in arguments of the environment (redq: none; sac: g=9.0; td3: g=9.0)",
+    ]
+    shutil.rmtree(tmp_path / "redq")
+    (task,) = tasks_of(tmp_path).values()
+    assert task.notes == []
+
+
 def test_most_runs_are_compared(tmp_path):
     root = make_benchmark(tmp_path, list("uvwxyz"), ["sac", "td3", "iql"], range(2))
     for arm, task in (("sac", "x"), ("td3", "y"), ("iql", "z")):
@@ -365,6 +390,17 @@ def study(tmp_path_factory):
     root = make_benchmark(tmp_path_factory.mktemp("study") / "out", ["a", "b"], ["sac", "td3"], range(3))
     report = build_report([root], root.parent / "page.html", title="A study")
     return report, report.page.read_text()
+
+
+def test_files_of_an_earlier_report_do_not_stay(tmp_path):
+    root = make_benchmark(tmp_path / "out", ["a"], ["sac", "td3"], range(2))
+    files = build_report([root], tmp_path / "page.html").files
+    (files / "notes.txt").write_text("somebody's own")
+    assert (files / "probability_of_improvement.tex").is_file()
+    shutil.rmtree(root / "a/td3")
+    build_report([root], tmp_path / "page.html")
+    assert not list(files.glob("probability_of_improvement.*")) and not list(files.glob("performance_profile.*"))
+    assert (files / "notes.txt").is_file() and (files / "results.csv").is_file()
 
 
 def test_page_and_files(study):

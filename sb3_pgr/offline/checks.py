@@ -251,6 +251,13 @@ def jumps(observations: Arrays, next_observations: Arrays) -> np.ndarray:
     return jumps
 
 
+def unmarked_ends(dataset: OfflineDataset) -> np.ndarray:
+    """Rows that neither the next one follows nor an end of the episode explains ``(n,)``."""
+    found = jumps(dataset.observations, dataset.next_observations) & ~(dataset.terminals | dataset.timeouts)
+    found[-1] = False
+    return found
+
+
 def _moved_ends(timeouts: np.ndarray, terminals: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Where the last row of an episode is left out, the one before it (if kept) ends the episode by the time limit."""
     moved = timeouts & known

@@ -14,6 +14,8 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 EPISODE_RETURN = "episode_return"  # a column of extras
 PLAYED_RETURNS = "played_returns"  # an entry of metadata
 ENV_KWARGS = "env_kwargs"  # entry of metadata: arguments of the environment
+WRAPPING = ("env_wrapper", "vec_env_wrapper", "frame_stack")  # the same: what RL Zoo puts around it
+ENVIRONMENT = (ENV_KWARGS, *WRAPPING)
 GUESSED_RANGE = "no action space given"  # how such a correction begins
 REFERENCES = ("reference", "ref_min_score", "ref_max_score")  # entries of metadata: what returns are compared with
 
@@ -198,7 +200,7 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     for other in datasets[1:]:
         for what, one, two in (
             ("environment", other.env_id, first.env_id),
-            ("arguments of the environment", other.metadata.get(ENV_KWARGS), first.metadata.get(ENV_KWARGS)),
+            *((f"{name} of the environment", other.metadata.get(name), first.metadata.get(name)) for name in ENVIRONMENT),
             ("shape of observations", _shapes(other.observations), _shapes(first.observations)),
             ("actions", other.action_space, first.action_space),
         ):
@@ -213,7 +215,7 @@ def concatenate(datasets: Sequence[OfflineDataset], source: str) -> OfflineDatas
     extras = {name: np.concatenate([part.extras[name] for part in whole]) for name in shared}
     if any(EPISODE_RETURN in part.extras for part in whole):
         extras[EPISODE_RETURN] = np.concatenate([part.episode_returns[part.episodes] for part in whole])
-    metadata = {key: value for key, value in first.metadata.items() if key in (*REFERENCES, ENV_KWARGS)}
+    metadata = {key: value for key, value in first.metadata.items() if key in (*REFERENCES, *ENVIRONMENT)}
     metadata["parts"] = [{"source": part.source, "rows": len(part), **part.metadata} for part in datasets]
     behind = [value for part in datasets for value in part.metadata.get(PLAYED_RETURNS, ())]
     if behind:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pgr.offline.checks import jumps
+from sb3_pgr.offline.checks import unmarked_ends
 from sb3_pgr.offline.dataset import OfflineDataset
 
 
@@ -70,10 +70,9 @@ def problems(dataset: OfflineDataset) -> list[str]:
         found.append(f"all rewards are {rewards[0]:.3g}")
     if not dataset.terminals.any() and not dataset.timeouts.any():
         found.append("no episode ends: all rows are taken as one")
-    unmarked = jumps(dataset.observations, dataset.next_observations)[:-1] & ~(dataset.terminals | dataset.timeouts)[:-1]
-    if unmarked.any():
+    if unmarked := int(unmarked_ends(dataset).sum()):
         found.append(
-            f"{int(unmarked.sum()):,} rows are not followed by their next observation, and are not marked as ends: "
+            f"{unmarked:,} rows are not followed by their next observation, and are not marked as ends: "
             "returns and best episodes cannot be right"
         )
     duplicates = len(dataset) - len(np.unique(_rows(dataset), axis=0)) if len(dataset) <= 500_000 else 0

@@ -11,11 +11,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pgr.offline.checks import dataset_from_arrays
-from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset, join, plain_value
+from sb3_pgr.offline.checks import dataset_from_arrays, unmarked_ends
+from sb3_pgr.offline.dataset import ENV_KWARGS, ENVIRONMENT, PLAYED_RETURNS, DatasetError, OfflineDataset, join, plain_value
 
 SCORES = ("ref_min_score", "ref_max_score")  # what Minari calls returns of 0 and 100
-PROVENANCE = ("behaviour", ENV_KWARGS, "models", "parts")  # entries of metadata that Minari has no place for
+# Entries of metadata that Minari has no place for.
+PROVENANCE = ("behaviour", "reference", PLAYED_RETURNS, *ENVIRONMENT, "models", "parts")
 OURS = "sb3_pgr"  # where they are written
 MINARI = "minari:"  # before the id, in the source of a dataset
 
@@ -73,7 +74,7 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
 
     :param dataset_id: e.g. ``"halfcheetah/medium-v0"``
     :param kwargs: for ``minari.create_dataset_from_buffers``
-    :raises DatasetError: if its environment is not registered
+    :raises DatasetError: if its environment is not registered, or rows do not follow each other (Minari keeps whole episodes)
     """
     import minari
     from minari.data_collector import EpisodeBuffer
@@ -81,7 +82,11 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
 
     if dataset.env_id is not None and dataset.env_id not in gym.registry:  # Minari would fail halfway
         raise DatasetError(f"{dataset.source} is from {dataset.env_id}, which is not registered here.")
-
+    if unmarked := int(unmarked_ends(dataset).sum()):
+        raise DatasetError(
+            f"{dataset.source}: {unmarked:,} rows are not followed by their next observation, and are not marked as timeouts. "
+            "Minari keeps episodes, not single transitions: they would get another next observation."
+        )
     episodes = []
     for start, end in zip(dataset.episode_starts, dataset.episode_ends, strict=True):
         observations = _with_last(dataset.observations, dataset.next_observations, start, end)
@@ -104,8 +109,9 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, **kwargs: Any) -> Any:
     spec = None if dataset.env_id is None else copy.deepcopy(gym.spec(dataset.env_id))
     if spec is not None:
         spec.kwargs.update(dataset.metadata.get(ENV_KWARGS) or {})
+    given = {"reference"} if kwargs.keys() & set(SCORES) else set()  # other scores, which stand
+    ours = {name: dataset.metadata[name] for name in PROVENANCE if name in dataset.metadata and name not in given}
     kwargs = {"env": spec, **known_scores, **kwargs}
-    ours = {name: dataset.metadata[name] for name in PROVENANCE if name in dataset.metadata}
     folder = Path(get_dataset_path(dataset_id))
     known = folder.exists()
     try:

@@ -85,10 +85,20 @@ def build_report(
         files=[*(f"{name}.{kind}" for name in pictures for kind in ("png", "svg")), *tables],
         folder=files.name,
     )
+    _remove_earlier(files, content.files)
     temporary = page.with_name(f".{page.name}.writing")
     temporary.write_text(render(content), encoding="utf-8")
     os.replace(temporary, page)
     return Report(page, files, len(runs), sum(bool(run.problems) for run in runs), room.left_out)
+
+
+def _remove_earlier(folder: Path, written: list[str]) -> None:
+    """Files of an earlier report of this name that this one does not have."""
+    listing = folder / ".written"
+    earlier = listing.read_text().splitlines() if listing.is_file() else []
+    for name in set(earlier) - set(written):
+        (folder / Path(name).name).unlink(missing_ok=True)
+    listing.write_text("\n".join(written) + "\n")
 
 
 def _media(tasks: list[Task], room: Room) -> tuple[list[Embedded], list[Generator]]:

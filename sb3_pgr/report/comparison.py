@@ -1,5 +1,6 @@
 """Algorithms compared over all tasks at once, with rliable (Agarwal et al. 2021)."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,7 +152,15 @@ def _left_out(rows: list[Row], table: Table, arms: list[str], tasks: list[str], 
     others = {row.task.name for row in rows} - set(tasks)
     result += [f"{task}: no two finished runs of each of these algorithms" for task in sorted(others)]
     further = {seed for arm in arms for task in tasks for seed in table[arm][task]} - set(seeds)
-    return result + [f"seed {seed}: not of all algorithms on all tasks" for seed in sorted(further)]
+    result += [f"seed {seed}: not of all algorithms on all tasks" for seed in sorted(further)]
+    repeated = []
+    for row in (row for row in rows if row.group.arm in arms and row.task.name in tasks):
+        for seed, times in Counter(row.last.seeds if row.last is not None else ()).items():
+            if seed is None:
+                repeated.append(f"{row.group.arm} on {row.task.name}: {times} runs of unknown seed")
+            elif times > 1 and seed in seeds:
+                repeated.append(f"{row.group.arm} on {row.task.name}: all but the last of {times} runs of seed {seed}")
+    return result + sorted(repeated)
 
 
 def _profiles(scores: dict[str, np.ndarray], thresholds: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -3,8 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from sb3_pgr.offline.dataset import ENV_KWARGS
 from sb3_pgr.offline.scores import ReferenceScores, reference_scores
 from sb3_pgr.report.run import Run
+
+NOT_THE_TASK = ("fingerprints", "interventions", "intervention_kwargs")  # arguments that leave what is evaluated as it is
 
 
 @dataclass
@@ -104,12 +107,32 @@ def _task(name: str, groups: dict[str, Group]) -> Task:
     task.held_out = all(run.scores.last is not None for run in counted)
     if not task.held_out and any(run.scores.last is not None for run in counted):
         task.notes.append("not all runs have held-out scores, so the last evaluations during training are compared")
+    task.notes += _differences(groups)
     for group in groups.values():
         task.notes += _notes(group)
         task.curve_notes += [note] if (note := _curve_note(group)) else []
     if task.behaviour is not None and not any(run.folder.parent.name == "bc" for run in counted):
         task.notes.append("behaviour cloning is not among the algorithms, so nothing tells learning from imitation")
     return task
+
+
+def _differences(groups: dict[str, Group]) -> list[str]:
+    """What makes algorithms' numbers no comparison of algorithms."""
+    found = []
+    of_arms = {arm: [run for run in group.counted if run.settings.hyperparams] for arm, group in groups.items()}
+    for what, values in (
+        ("steps", {arm: {f"{run.wanted:,}" for run in runs if run.wanted is not None} for arm, runs in of_arms.items()}),
+        ("arguments of the environment", {arm: {_arguments(run) for run in runs} for arm, runs in of_arms.items()}),
+    ):
+        if len({frozenset(value) for value in values.values() if value}) > 1:
+            said = "; ".join(f"{arm}: {', '.join(sorted(value))}" for arm, value in values.items() if value)
+            found.append(f"its algorithms differ in {what} ({said})")
+    return found
+
+
+def _arguments(run: Run) -> str:
+    given = run.settings.hyperparams.get(ENV_KWARGS) or {}
+    return ", ".join(f"{name}={given[name]!r}" for name in sorted(given) if name not in NOT_THE_TASK) or "none"
 
 
 def _notes(group: Group) -> list[str]:

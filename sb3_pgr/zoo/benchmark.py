@@ -85,11 +85,11 @@ def _work(spec: dict[str, Any], options: dict[str, Any], output: Path, url: str,
     runs = runs_of(spec, options["cpus"])
     storage = Storage(url if "://" in url else str(Path(url).resolve()))
     failed = []
+    _require_same_settings(runs, storage)
     if only_report:
         _fetch(runs, storage, output)
     else:
         storage.check()
-        _require_same_settings(runs, storage)
         is_local = options["engine"] == "local"
         with alone(output) as lock, nullcontext() if is_local else only_driver(storage):
             storage.remove(STOP)

@@ -111,6 +111,9 @@ def _table(results: list[Result]) -> list[str]:
             reference = runs[0].scores.get("reference")
             if reference and unit == "normalized":
                 names.add(f"{task}: 0 is {reference['low']:g}, 100 is {reference['high']:g} ({reference['name']})")
+        datasets = {run.scores["dataset"]["fingerprint"] for run in everything if "dataset" in run.scores}
+        if len(datasets) > 1:
+            names.add(f"{task}: its runs learned from {len(datasets)} different datasets; the behaviour is that of one")
         if behaviour is not None and not any(run.scores["algo"] == "bc" for runs in arms.values() for run in runs):
             names.add(f"{task}: behaviour cloning is not among the algorithms, so nothing tells learning from imitation")
     episodes = sorted({result.scores["last"]["episodes"] for result in results if "last" in result.scores})

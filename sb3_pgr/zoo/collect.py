@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from rl_zoo3.utils import get_saved_hyperparams
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.utils import set_random_seed
@@ -19,7 +20,7 @@ from sb3_pgr.common.checkpoint import latest_checkpoint
 from sb3_pgr.common.state import set_arrays
 from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.offline.collection import collect
-from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import ENV_KWARGS, WRAPPING, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.arguments import import_gym_packages, with_packages
 from sb3_pgr.zoo.errors import UsageError
@@ -152,10 +153,11 @@ def _behaviour(args: argparse.Namespace, n_envs: int) -> tuple[Any, VecEnv, str,
 
 def _of_environment(saved: SavedModel, env_id: str) -> dict[str, Any]:
     """For a dataset's metadata."""
-    own = run_env_kwargs(saved.run, env_id)
+    own, hyperparams = run_env_kwargs(saved.run, env_id), get_saved_hyperparams(str(saved.run / env_id.replace("/", "-")))[0]
     kept = {name: value for name, value in own.items() if name not in (*TRAINING_ONLY, "fingerprints", "models")}
     models = {"models": own["fingerprints"]} if "fingerprints" in own else {}
-    return models | ({ENV_KWARGS: kept} if kept else {})
+    wrapping = {name: hyperparams[name] for name in WRAPPING if hyperparams.get(name)}
+    return models | wrapping | ({ENV_KWARGS: kept} if kept else {})
 
 
 def _noise(args: argparse.Namespace, env: VecEnv) -> ActionNoise | None:

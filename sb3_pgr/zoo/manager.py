@@ -128,7 +128,10 @@ class Manager(ExperimentManager):
             else:
                 hyperparams.pop("demonstrations", None)  # they are in the checkpoint, their file may be gone
         given = {**(hyperparams.get("env_kwargs") or {}), **self.env_kwargs}
-        recorded = recorded_with(self.env_name.gym_id, given, self.extras.loaded, self.extras.demonstrated)
+        sources = self.extras.loaded, self.extras.demonstrated
+        recorded, wrapping = recorded_with(self.env_name.gym_id, given, hyperparams, *sources)
+        hyperparams |= wrapping
+        saved |= wrapping
         env_kwargs = with_fingerprints(self.env_name.gym_id, recorded | given, self.extras.loaded, self.extras.resume)
         if "fingerprints" in env_kwargs or recorded:
             hyperparams["env_kwargs"] = saved["env_kwargs"] = env_kwargs
@@ -199,7 +202,7 @@ class Manager(ExperimentManager):
         )
         self.callbacks.append(self.checkpoint)
         if self.extras.video_freq > 0:
-            require_picture(self)
+            require_picture(self, self._video_size)
             self.callbacks.append(
                 VideoCallback(
                     lambda: make_render_env(self, self._video_size),

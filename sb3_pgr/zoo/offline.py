@@ -8,7 +8,7 @@ import gymnasium as gym
 
 from sb3_pgr.hybrid_sac import HybridSAC
 from sb3_pgr.offline.algorithm import OfflineAlgorithm
-from sb3_pgr.offline.dataset import ENV_KWARGS, DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import ENV_KWARGS, WRAPPING, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.offline.spaces_only import SpacesOnly
 from sb3_pgr.zoo.errors import UsageError
@@ -58,22 +58,30 @@ def open_demonstrations(algorithm: type, demonstrations: str | None) -> OfflineD
         raise UsageError(str(error)) from None
 
 
-def recorded_with(env_id: str, given: dict[str, Any], *sources: OfflineDataset | None) -> dict[str, Any]:
+def recorded_with(
+    env_id: str, env_kwargs: dict[str, Any], hyperparams: dict[str, Any], *sources: OfflineDataset | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    Arguments of the environment that datasets or demonstrations were recorded with, as far as they are from this one.
+    Arguments of the environment that datasets or demonstrations were recorded with, and what was around it, as far as they are
+    from this one.
 
-    :param given: arguments that were chosen, and stand; where they differ, that is said
+    :param env_kwargs: arguments that were chosen, and stand; where they differ, that is said
+    :param hyperparams: the same of what is around it
     """
     recorded: dict[str, Any] = {}
+    wrapping: dict[str, Any] = {}
     for dataset in (source for source in sources if source is not None and source.env_id is not None):
         if dataset.env_id != env_id:
             print(f"{dataset.source} was recorded in {dataset.env_id}, not in {env_id}.")
             continue
-        of_dataset = dataset.metadata.get(ENV_KWARGS) or {}
-        for name in sorted(name for name in of_dataset if given.get(name, of_dataset[name]) != of_dataset[name]):
-            print(f"{dataset.source} was recorded with {name}={of_dataset[name]!r}; here it is {given[name]!r}.")
-        recorded |= of_dataset
-    return recorded
+        around = {name: dataset.metadata[name] for name in WRAPPING if name in dataset.metadata}
+        arguments = dataset.metadata.get(ENV_KWARGS) or {}
+        for known, chosen in ((arguments, env_kwargs), (around, hyperparams)):
+            for name in sorted(name for name in known if chosen.get(name, known[name]) != known[name]):
+                print(f"{dataset.source} was recorded with {name}={known[name]!r}; here it is {chosen[name]!r}.")
+        recorded |= arguments
+        wrapping |= {name: value for name, value in around.items() if name not in hyperparams}
+    return recorded, wrapping
 
 
 def environment_of(dataset: OfflineDataset, evaluated: bool = True) -> list[str]:

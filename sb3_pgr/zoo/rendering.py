@@ -38,15 +38,16 @@ def make_render_env(manager: ExperimentManager, size: tuple[int, int] | None) ->
         manager.eval_env_kwargs, manager.vec_env_class = own
 
 
-def require_picture(manager: ExperimentManager) -> None:
+def require_picture(manager: ExperimentManager, size: tuple[int, int] | None) -> None:
     """
     Draw what videos would show, before training starts.
 
     :param manager: a manager that has read its hyper-parameters
+    :param size: as in ``make_render_env``
     :raises UsageError: if nothing can be drawn
     """
     try:
-        env = make_render_env(manager, None)
+        env = make_render_env(manager, size)
         try:
             env.reset()
             picture = env.render()
@@ -66,6 +67,6 @@ def render_kwargs(env_id: str, env_kwargs: dict[str, Any] | None, size: tuple[in
     sized = {**plain, "width": size[0], "height": size[1]}
     try:
         gym.make(env_id, **sized).close()
-    except TypeError:
+    except (TypeError, ValueError):  # it has no such arguments
         return plain
     return sized

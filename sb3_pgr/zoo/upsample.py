@@ -18,7 +18,7 @@ from sb3_pgr.generative.diagnostics import FOLDER, write_report
 from sb3_pgr.generative.flat import FlatObservations, action_sizes
 from sb3_pgr.generative.imagination import Imagination
 from sb3_pgr.generative.relevance import RELEVANCE
-from sb3_pgr.offline.dataset import ENV_KWARGS, EPISODE_RETURN, PLAYED_RETURNS, REFERENCES, DatasetError, OfflineDataset
+from sb3_pgr.offline.dataset import ENVIRONMENT, EPISODE_RETURN, PLAYED_RETURNS, REFERENCES, DatasetError, OfflineDataset
 from sb3_pgr.offline.readers import load_dataset, save_npz
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.run_folder import require_npz_target
@@ -132,7 +132,7 @@ def upsample(dataset: OfflineDataset, args: argparse.Namespace, diagnostics: Pat
         metadata={
             **{
                 name: dataset.metadata[name]
-                for name in (*REFERENCES, ENV_KWARGS, "models", "parts")
+                for name in (*REFERENCES, *ENVIRONMENT, "models", "parts")
                 if name in dataset.metadata
             },
             "synthetic_from": dataset.fingerprint,
