@@ -1,4 +1,4 @@
-"""Copies of models, made by deepcopy or pickle: they learn as the original would have, and leave it alone."""
+"""Copies of models learn as the original would have; and so does a model with a new seed, each time."""
 
 import copy
 import pickle
@@ -76,3 +76,18 @@ def test_a_copy_of_a_compiled_model_runs_its_own_update():
     after = go_on(other)
     assert all(th.equal(value, before[key]) for key, value in weights(model).items())
     assert any(not th.equal(value, before[key]) for key, value in after.items())
+
+
+@pytest.mark.parametrize("name", ["REDQ", "PGRSAC", "HybridSAC", "IQL"])
+def test_a_seed_decides_all_that_follows(name, tmp_path):
+    """Batches and generated rows too, which come from generators of their own."""
+    MODELS[name]().learn(40).save(tmp_path / "model.zip")
+    after = []
+    for seed in (7, 7, 8):
+        model = MODELS[name]()
+        model.set_parameters(tmp_path / "model.zip", device="cpu")
+        th.seed()
+        model.set_random_seed(seed)
+        model.learn(60)
+        after.append(th.cat([value.flatten() for _, value in model.policy.named_parameters()]))
+    assert th.equal(after[0], after[1]) and not th.equal(after[0], after[2])

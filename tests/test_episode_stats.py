@@ -9,6 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pgr import BC
 from sb3_pgr.buffers import EpisodeStats, EpisodeStatsCallback
 
 
@@ -86,3 +87,23 @@ def test_callback_writes_the_log(algo, normalize, tmp_path):
     # Monitor, inside of VecNormalize, saw the same.
     np.testing.assert_allclose(returns, [info["r"] for info in model.ep_info_buffer], rtol=1e-4)
     assert callback.stats.summary()["length"]["max"] == 200 and callback.stats.reasons() == {"truncated": len(returns)}
+
+
+def test_callback_goes_on_where_learning_does():
+    """An episode that runs over two calls of ``learn`` is one; another environment, and learning anew, begin others."""
+    model, callback = SAC("MlpPolicy", make_vec_env("Pendulum-v1"), learning_starts=10_000), EpisodeStatsCallback()
+    model.learn(250, callback=callback)
+    model.learn(250, callback=callback, reset_num_timesteps=False)
+    assert callback.stats.episodes()["length"].tolist() == [200, 200]
+    model.set_env(make_vec_env("Pendulum-v1"))
+    model.learn(250, callback=callback, reset_num_timesteps=False)
+    assert callback.stats.episodes()["length"].tolist() == [200, 200, 200]
+    model.learn(250, callback=callback)
+    assert callback.stats.episodes()["length"].tolist() == [200]
+
+
+def test_callback_has_nothing_to_count_offline():
+    rows = {name: np.zeros((40, 2), np.float32) for name in ("observations", "next_observations", "actions")}
+    callback = EpisodeStatsCallback()
+    BC("MlpPolicy", dataset=rows | {"rewards": np.zeros(40), "terminals": np.arange(40) == 39}).learn(20, callback=callback)
+    assert callback.stats.summary() == {}

@@ -29,6 +29,15 @@ def test_another_learn_does_not_end_an_episode_for_good(images):
     assert model.optimize_memory_usage == images
 
 
+@pytest.mark.parametrize("log_interval", [5, None])
+def test_offline_without_an_environment(saved, log_interval):
+    model = HybridSAC.load(saved[1], dataset=demonstrations(), device="cpu")
+    model.learn_offline(20.0, log_interval=log_interval)
+    assert model.num_timesteps == 20 and model.env is None
+    model.set_env(Reach())
+    assert model.learn(15).num_timesteps == 15
+
+
 def test_demonstrations_are_taken_when_loading(saved):
     _, path = saved
     with pytest.raises(ValueError, match="not both"):

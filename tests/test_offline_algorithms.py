@@ -354,6 +354,43 @@ def test_loaded_for_fewer_environments(algorithm, data, small, tmp_path):
     assert model.learn(10).replay_buffer.online.size() == 10
 
 
+@value_based
+def test_loaded_for_as_many_environments_as_before(algorithm, data, small, tmp_path):
+    """Learning offline in between, which takes place in one stand-in; noise is of as many as there are."""
+    noise = NormalActionNoise(np.zeros(1), np.ones(1))
+    model = algorithm("MlpPolicy", make_vec_env("Pendulum-v1", 3), dataset=data, action_noise=noise, **small).learn(20)
+    model.set_env(make_vec_env("Pendulum-v1", 3))
+    model.learn(30).save(tmp_path / "model")
+    again = algorithm.load(tmp_path / "model", dataset=data, device="cpu").learn(20)
+    again.set_env(make_vec_env("Pendulum-v1", 3))
+    assert again.learn(30).replay_buffer.online.size() == 10
+    fewer = algorithm.load(tmp_path / "model", env=make_vec_env("Pendulum-v1", 2), device="cpu")
+    assert fewer.learn(30).replay_buffer.online.size() == 15 and fewer.action_noise.n_envs == 2
+
+
+@value_based
+def test_loaded_models_seed_their_environment(algorithm, data, small, tmp_path):
+    algorithm("MlpPolicy", "Pendulum-v1", dataset=data, **small).learn(20).save(tmp_path / "model")
+    live = []
+    for seed in (0, 0, 1):
+        model = algorithm.load(tmp_path / "model", env=gym.make("Pendulum-v1"), device="cpu", seed=seed, learning_starts=10)
+        online = model.learn(20).replay_buffer.online
+        live.append(online.rows(th.arange(20)))
+    assert th.equal(live[0].observations, live[1].observations) and th.equal(live[0].actions, live[1].actions)
+    assert not th.equal(live[0].observations[0], live[2].observations[0])
+    assert not th.equal(live[0].actions[0], live[2].actions[0])
+
+
+def test_actions_of_whole_numbers():
+    """Stored in [-1, 1] as others are."""
+    space = spaces.Box(-3, 3, (2,), np.int32)
+    env = SpacesOnly(spaces.Box(-1, 1, (3,)), space)
+    rows = {name: np.zeros((40, 3), np.float32) for name in ("observations", "next_observations")}
+    rows |= {"actions": np.full((40, 2), 2), "rewards": np.zeros(40), "terminals": np.arange(40) == 39}
+    stored = BC("MlpPolicy", env, dataset=rows, device="cpu").replay_buffer.sources["dataset"].actions
+    np.testing.assert_allclose(stored[:40], 2 / 3, rtol=1e-6)
+
+
 @every
 def test_timesteps_may_be_a_float(algorithm, data, small):
     assert algorithm("MlpPolicy", dataset=data, block_size=30, **small).learn(1e2)._n_updates == 100

@@ -7,7 +7,7 @@ from sb3_pgr.buffers.mixture import MixtureReplayBuffer
 from sb3_pgr.buffers.prioritized import PrioritizedReplayBuffer
 from sb3_pgr.buffers.prioritized_callback import PrioritizedReplayCallback
 from sb3_pgr.buffers.rollout import TensorRolloutBuffer
-from sb3_pgr.buffers.samples import SequenceSamples, WeightedSamples, sample_block
+from sb3_pgr.buffers.samples import SequenceSamples, WeightedSamples, sample_block, seed_replay
 from sb3_pgr.buffers.sequence import SequenceReplayBuffer
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 
@@ -26,4 +26,5 @@ __all__ = [
     "WeightedSamples",
     "generalized_advantages",
     "sample_block",
+    "seed_replay",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pgr.common.checks import check_counts
 
@@ -97,9 +98,13 @@ class EpisodeStats:
         """How often each reason ended an episode in the window."""
         return dict(Counter(reason for number, reason, _ in self._finished if env is None or number == env))
 
+    def begin(self) -> None:
+        """Forget the beginnings of the running episodes: all environments were reset."""
+        self._running[:] = 0
+
     def reset(self) -> None:
         """Forget everything."""
-        self._running[:] = 0
+        self.begin()
         self.n_episodes[:] = 0
         self._finished.clear()
 
@@ -115,11 +120,20 @@ class EpisodeStatsCallback(BaseCallback):
     def __init__(self, verbose: int = 0, **kwargs: Any):
         super().__init__(verbose)
         self._kwargs = kwargs
+        self._env: VecEnv | None = None
+        self.stats = EpisodeStats(**kwargs)
 
     def _init_callback(self) -> None:
-        self.stats = EpisodeStats(n_envs=self.training_env.num_envs, **self._kwargs)
+        env = self.training_env
+        if self._env is None or self.model.num_timesteps == 0 or env.num_envs != self.stats.n_envs:  # else learning goes on
+            self.stats = EpisodeStats(n_envs=env.num_envs, **self._kwargs)
+        elif env is not self._env:
+            self.stats.begin()
+        self._env = env
 
     def _on_step(self) -> bool:
+        if "rewards" not in self.locals:  # learning offline
+            return True
         infos, dones = self.locals["infos"], np.asarray(self.locals["dones"], bool)
         truncated = dones & np.array([info.get("TimeLimit.truncated", False) for info in infos])
         before = self.stats.n_episodes.sum()

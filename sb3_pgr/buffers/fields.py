@@ -75,9 +75,8 @@ def space_from_shape(shape: Shapes, dtype: Any = np.float32) -> spaces.Space:
 
 
 def action_field(space: spaces.Space, action_dim: int, dtype: Any = None) -> FieldType:
-    """Shape and type of a stored action: floats as float32, others as int64."""
-    floating = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    return (action_dim,), _numpy_type(dtype or (np.float32 if floating else np.int64))
+    """Shape and type of a stored action: those of a ``Box``, which are scaled to [-1, 1], as float32, others as int64."""
+    return (action_dim,), _numpy_type(dtype or (np.float32 if isinstance(space, spaces.Box) else np.int64))
 
 
 def _numpy_type(wanted: Any) -> np.dtype[Any]:

@@ -124,9 +124,8 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         others = [other for key, other in self.sources.items() if key != name]
         if any(isinstance(part, SequenceReplayBuffer) for part in (buffer, *others)):
             raise ValueError("A SequenceReplayBuffer draws windows, which a mixture does not join with other sources.")
-        if isinstance(buffer, TensorReplayBuffer) and buffer is not self.sources.get(name):
-            names = [ONLINE, *(other for other in self.shares if other != ONLINE)]
-            buffer.generator.manual_seed((self._seed + names.index(name)) % 2**62)
+        if buffer is not self.sources.get(name):
+            self._seed_source(name, buffer)
         self.sources[name] = buffer
         buffer.device = self.device
         if name == ONLINE:
@@ -182,6 +181,17 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
     def truncate_episodes(self) -> None:
         """Mark the newest row of the online source as cut off by a time limit."""
         truncate_episodes(self.online)
+
+    def manual_seed(self, seed: int) -> None:
+        """Let all sources draw anew, from this seed and the places of their names."""
+        self._seed = seed % 2**63
+        for name, source in self.sources.items():
+            self._seed_source(name, source)
+
+    def _seed_source(self, name: str, source: ReplayBuffer) -> None:
+        names = [ONLINE, *(other for other in self.shares if other != ONLINE)]
+        if isinstance(source, TensorReplayBuffer):
+            source.manual_seed((self._seed + names.index(name)) % 2**62)
 
     def reset(self) -> None:
         """Forget all rows of the online source, and what was carried over."""

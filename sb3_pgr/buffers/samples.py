@@ -45,6 +45,12 @@ class SequenceSamples(NamedTuple):
     states: dict[str, th.Tensor]
 
 
+def seed_replay(buffer: ReplayBuffer | None, seed: int | None) -> None:
+    """Of a model that is given a seed; SB3's buffers draw from numpy's global generator."""
+    if seed is not None and buffer is not None and hasattr(buffer, "manual_seed"):
+        buffer.manual_seed(seed)
+
+
 def sample_block(buffer: ReplayBuffer, gradient_steps: int, batch_size: int, env: VecNormalize | None = None) -> Any:
     """
     A block ``(gradient_steps, batch_size, ...)`` from any SB3 replay buffer: in one gather where the buffer can,

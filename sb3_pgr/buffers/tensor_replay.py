@@ -341,6 +341,10 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         shape = (gradient_steps, batch_size)
         return self.rows(th.randint(self.size() * self.n_envs, shape, generator=self.generator, device=self._home), env)
 
+    def manual_seed(self, seed: int) -> None:
+        """Draw from here on as a buffer that was built after ``torch.manual_seed(seed)``."""
+        self.generator.manual_seed(seed % 2**63)
+
     def _check_can_sample(self, *counts: int) -> None:
         for count in counts:
             check_counts(batch_size=count)

@@ -121,6 +121,13 @@ class Imagination:
                 "Use PGRSAC, pass GenerativeReplayCallback() to learn(), or call replay_buffer.bind_model(model)."
             )
 
+    def manual_seed(self, seed: int) -> None:
+        """Draw from here on from this seed; what was learned stays."""
+        for offset, part in ((0, self.generator), (1, self.dynamics), (4, self.termination)):
+            if part is not None:
+                part.generator.manual_seed(seed + offset)
+        self.random.manual_seed(seed + 3)
+
     def bind(self, model: ModelValues) -> None:
         """Give relevance and actions the learning algorithm."""
         self.relevance.model = model

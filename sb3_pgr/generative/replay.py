@@ -193,6 +193,11 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
         if getattr(self, "_model", None) is not None:
             self.bind_model(self._model)
 
+    def manual_seed(self, seed: int) -> None:
+        """Let sources, generator and heads draw anew, from this seed."""
+        super().manual_seed(seed)
+        self.imagination.manual_seed((seed + 2) % 2**62)
+
     def bind_model(self, model: Any) -> None:
         """
         Let relevance and actions ask a learning algorithm; it is not saved with the buffer.

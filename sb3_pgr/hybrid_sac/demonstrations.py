@@ -3,6 +3,7 @@
 import io
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +12,11 @@ import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.sac import SAC
 from torch.utils._pytree import tree_map
 
-from sb3_pgr.buffers import DemonstrationReplayBuffer
+from sb3_pgr.buffers import DemonstrationReplayBuffer, seed_replay
 from sb3_pgr.common.gradient_loop import run_gradient_loop
 from sb3_pgr.common.health import check_finite_transition
 from sb3_pgr.common.state import truncate_episodes
@@ -23,6 +25,7 @@ from sb3_pgr.hybrid_sac.policies import HybridPolicy
 from sb3_pgr.offline import OfflineDataset, load_dataset
 from sb3_pgr.offline.checks import with_spaces
 from sb3_pgr.offline.images import channels_first
+from sb3_pgr.offline.spaces_only import SpacesOnly
 
 _ROUNDING = 1e-3  # of returns
 SelfDemonstrationSAC = TypeVar("SelfDemonstrationSAC", bound="DemonstrationSAC")
@@ -73,6 +76,10 @@ class DemonstrationSAC(SAC):
         if demonstrations is not None:
             model.add_demonstrations(demonstrations)
         return model
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        seed_replay(self.replay_buffer, seed)
 
     def add_demonstrations(self, demonstrations: Any) -> int:
         """
@@ -127,7 +134,7 @@ class DemonstrationSAC(SAC):
         self: SelfDemonstrationSAC,
         gradient_steps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 1_000,
+        log_interval: int | None = 1_000,
         tb_log_name: str = "HybridSAC",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -146,12 +153,19 @@ class DemonstrationSAC(SAC):
         """
         if self.replay_buffer.demonstrations.size() == 0:
             raise ValueError("There are no demonstrations to learn from; see add_demonstrations.")
-        total, callbacks = self._setup_learn(gradient_steps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        is_alone = self.env is None  # loaded from a file
+        if is_alone:
+            stand_ins = [partial(SpacesOnly, self.observation_space, self.action_space)] * self.n_envs
+            self.env = DummyVecEnv(stand_ins)  # type: ignore[arg-type]
+        steps = int(gradient_steps)
+        total, callbacks = self._setup_learn(steps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._offline = True
         try:
-            run_gradient_loop(self, total, callbacks, block_size, log_interval, lambda: None)
+            run_gradient_loop(self, total, callbacks, block_size, log_interval or 0, lambda: None)
         finally:
             self._offline = False
+            if is_alone:
+                self.env = self._last_obs = None
         callbacks.on_training_end()
         return self
 

@@ -14,14 +14,14 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
-from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block
+from sb3_pgr.buffers import MixtureReplayBuffer, TensorReplayBuffer, sample_block, seed_replay
 from sb3_pgr.buffers.fields import scaled_actions
 from sb3_pgr.common.checks import check_counts, check_shares, require_policy
 from sb3_pgr.common.engine import Block, UpdateEngine, require_cuda
@@ -226,6 +226,7 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         model = super().load(path, None, device, custom_objects, print_system_info, force_reset, **kwargs)
         if env is not None:
             model._attach(env, force_reset)
+            model.set_random_seed(model.seed)  # as SB3's
         if dataset is not None:
             model.set_dataset(dataset)
         model.online = cls.can_go_online and env is not None and dataset is None
@@ -299,7 +300,12 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         n_envs = env.num_envs if isinstance(env, VecEnv) else 1
         if n_envs != self.replay_buffer.n_envs and self.replay_buffer.online.size() == 0:
             self._new_replay_buffer(n_envs)
+        self.n_envs = self.replay_buffer.n_envs  # offline, in a stand-in, it is one
         super().set_env(env, force_reset)
+        if self.seed is not None:
+            self.action_space.seed(self.seed)
+        if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
+            self.action_noise = self.action_noise.base_noise  # ``learn`` makes as many as there are environments now
 
     def _new_replay_buffer(self, n_envs: int) -> None:
         """Empty, for another number of environments; the dataset stays."""
@@ -310,6 +316,10 @@ class OfflineAlgorithm(OffPolicyAlgorithm):
         )
         if rows is not None:
             self.replay_buffer.set_source(DATASET, rows)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        seed_replay(self.replay_buffer, seed)
 
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
         """Write live experience, its rewards as they are learned from; the dataset stays where it is."""

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac import SAC
 
-from sb3_pgr.buffers import TensorReplayBuffer, sample_block
+from sb3_pgr.buffers import SequenceReplayBuffer, TensorReplayBuffer, sample_block, seed_replay
 from sb3_pgr.common.checks import check_counts, check_discount, check_shares, find_target_entropy, require_policy
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.distributions import squashed_gaussian_sample
@@ -165,6 +165,8 @@ class REDQ(SAC):
             )
         if self.replay_buffer_class is None:
             self.replay_buffer_class = TensorReplayBuffer
+        if issubclass(self.replay_buffer_class, SequenceReplayBuffer):
+            raise ValueError(f"{type(self).__name__} learns from single transitions; SequenceReplayBuffer draws windows.")
         given = self.replay_buffer_kwargs
         if given.get("n_steps", 1) > 1:
             self.replay_buffer_kwargs = {"gamma": self.gamma} | given
@@ -176,6 +178,10 @@ class REDQ(SAC):
         self._compute_actor_loss = self._engine.wrap(self._actor_loss)
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
         self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        seed_replay(self.replay_buffer, seed)
 
     def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
