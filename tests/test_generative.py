@@ -334,6 +334,44 @@ def test_termination_head_learns_where_episodes_end(n_actions):
     assert th.equal(other.draw(*places), head.draw(*places))
 
 
+def test_ends_close_behind_a_bound_are_found_in_other_rows():
+    """A body that falls below a height: a few hundred ends, just behind it; other rows are near them, not the same."""
+    random = th.Generator().manual_seed(0)
+
+    def rows(n):
+        height = 1 + 0.5 * th.rand(n, 1, generator=random)
+        height[: n // 50] = 0.97 + 0.03 * th.rand(n // 50, 1, generator=random)
+        others = th.randn(n, 40, generator=random)
+        data = {"observations": others[:, :17], "actions": others[:, 17:23], "next_observations": others[:, 23:]}
+        data["observations"][:, :1] = 1.2
+        data["next_observations"][:, :1] = height
+        return data | {"dones": (height < 1).float()}
+
+    head = TerminationHead(17, 6)
+    head.fit(rows(20_000))
+    others = rows(20_000)
+    drawn, true = head.draw(*(others[name] for name in ("observations", "actions", "next_observations"))), others["dones"]
+    assert ((drawn == 0) & (true == 1)).sum() < 0.02 * true.sum() and ((drawn == 1) & (true == 0)).sum() < 0.1 * true.sum()
+
+
+def test_heads_of_earlier_versions_draw_as_they_did():
+    data = toy(2_000)
+    data["dones"] = (data["next_observations"][:, :1] > 1.5).float()
+    head, places = (
+        TerminationHead(2, 2, train_steps=50),
+        [data[name] for name in ("observations", "actions", "next_observations")],
+    )
+    head.fit(data)
+    earlier = {name: value for name, value in head.state_dict().items() if name in ("network", "inputs", "random", "rate")}
+    earlier["network"] = earlier["network"] | {"0.weight": earlier["network"]["0.weight"][:, :6]}
+    other = TerminationHead(2, 2, seed=5)
+    other.load_state_dict(earlier)
+    assert th.equal(other.network[0].weight, th.nn.functional.pad(earlier["network"]["0.weight"], (0, 4)))
+    assert 0 < other.draw(*places).mean() < 1 and other.rate == head.rate
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        TerminationHead(3, 2).load_state_dict(earlier)
+
+
 def test_rates_of_random_ends_are_kept():
     data = toy(4_000)
     data["dones"] = (th.rand(4_000, 1, generator=th.Generator().manual_seed(1)) < 0.1).float()
