@@ -77,7 +77,8 @@ def report(study: dict[str, Any]) -> None:
     if "scales" in study:
         result["aggregate"] = _aggregate(table, study["scales"])
     (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    text = _by_task(table, study["arms"]) if len(study["tasks"]) > len(study["arms"]) else _markdown(table, study["arms"])
+    has_runs = {arm for arms in table.values() for arm in arms}
+    text = _by_task(table, study["arms"]) if len(study["tasks"]) > len(has_runs) else _markdown(table, study["arms"])
     (folder / "table.md").write_text(text)
     print(text)
     for arm, row in result.get("aggregate", {}).items():

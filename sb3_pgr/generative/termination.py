@@ -21,10 +21,9 @@ class TerminationHead(Head):
     The dynamics head replaces the next observation of what is drawn, so that a terminal drawn with it does not fit.
 
     Most tasks end where a number leaves a range (a body falls below a height, a pole leans too far), and their ends lie close
-    behind it, where a smooth classifier of a few hundred ends is unsure: it missed two of five ends of generated rows on
-    Walker2d, whose values then were those of a robot that never falls. So it is told which numbers lie beyond all places from
-    which episodes went on; and if ``k`` ends and nothing else lay there, it draws an end with a probability of at least
-    ``(k + rate) / (k + 1)``, the mean under a prior of one row at the rate of ends.
+    behind it, where a smooth classifier of a few hundred ends is unsure (``benchmarks/generated_ends.py``). So it is told
+    which numbers lie beyond all places from which episodes went on; and if ``k`` ends and nothing else lay there, it draws
+    an end with a probability of at least ``(k + rate) / (k + 1)``, the mean under a prior of one row at the rate of ends.
 
     :param obs_dim: numbers of an observation
     :param action_dim: numbers of an action, or of its one-hot code
