@@ -364,8 +364,10 @@ def test_heads_of_earlier_versions_draw_as_they_did():
     head.fit(data)
     earlier = {name: value for name, value in head.state_dict().items() if name in ("network", "inputs", "random", "rate")}
     earlier["network"] = earlier["network"] | {"0.weight": earlier["network"]["0.weight"][:, :6]}
-    other = TerminationHead(2, 2, seed=5)
+    other = TerminationHead(2, 2, train_steps=5, seed=5)
+    other.fit(data)
     other.load_state_dict(earlier)
+    assert other.high.isinf().all() and not other.sure_above.any()
     assert th.equal(other.network[0].weight, th.nn.functional.pad(earlier["network"]["0.weight"], (0, 4)))
     assert 0 < other.draw(*places).mean() < 1 and other.rate == head.rate
     with pytest.raises(RuntimeError, match="size mismatch"):

@@ -179,7 +179,9 @@ def test_collect_from_runs(folder):
     inside = (abs(noises[0]) > 1e-4) & (abs(noises[1]) > 1e-4)  # not clipped away
     assert inside.any() and not np.isclose(noises[0], noises[1], atol=1e-4)[inside].any()
     small = ["-n", 20, "--final-episodes", 1, "-params", "policy_kwargs:dict(net_arch=[8])"]
-    run("train", "--algo", "bc", "--dataset", folder / "noisy.npz", "-f", folder / "g", "--eval-freq", -1, *small)
+    again = ["train", "--algo", "bc", "--dataset", folder / "noisy.npz", "-f", folder / "g", "--eval-freq", -1, *small]
+    assert "Choose it: -params env_wrapper:" in run(*again, expect=2)  # code that a file names is not run
+    run(*again, params[-1])
     assert run_env_kwargs(folder / "g/bc/Pendulum-v1_1", ENV) == {"g": 9.0}
     assert BC.load(folder / "g/bc/Pendulum-v1_1/Pendulum-v1.zip", device="cpu").action_space.high == [1]  # as recorded
     assert "Left out: 1 episodes" in run("collect", *where, "--replay", "-o", folder / "replay.npz")

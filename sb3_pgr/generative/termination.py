@@ -55,7 +55,10 @@ class TerminationHead(Head):
         widths = 4 * obs_dim + (n_actions or action_dim), hidden_dim, hidden_dim, 1
         super().__init__(widths, n_actions, train_steps, batch_size, learning_rate, device, seed, cuda_graph)
         self.rate = 0.0  # share of ends among real rows
-        # Range of the places from which episodes went on, infinite where no end lies beyond it; and how sure an end is there.
+        self._forget_range(obs_dim)
+
+    def _forget_range(self, obs_dim: int) -> None:
+        """Of the places from which episodes went on, infinite where no end lies beyond it; and how sure an end is there."""
         self.low, self.high = (th.full((obs_dim,), bound, device=self.device) for bound in (-math.inf, math.inf))
         self.sure_below, self.sure_above = (th.zeros(obs_dim, device=self.device) for _ in range(2))
 
@@ -116,5 +119,6 @@ class TerminationHead(Head):
             network["0.weight"] = nn.functional.pad(network["0.weight"], (0, added))
         super().load_state_dict(state | {"network": network})
         self.rate = state["rate"]
-        for name in _RANGE:
-            setattr(self, name, state.get(name, getattr(self, name)).to(self.device))
+        self._forget_range(len(self.low))
+        for name in (name for name in _RANGE if name in state):
+            setattr(self, name, state[name].to(self.device))

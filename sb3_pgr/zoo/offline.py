@@ -67,6 +67,7 @@ def recorded_with(
 
     :param env_kwargs: arguments that were chosen, and stand; where they differ, that is said
     :param hyperparams: the same of what is around it
+    :raises UsageError: if there were wrappers, and nothing is chosen: a file of data must not say which code is run
     """
     recorded: dict[str, Any] = {}
     wrapping: dict[str, Any] = {}
@@ -79,6 +80,11 @@ def recorded_with(
         for known, chosen in ((arguments, env_kwargs), (around, hyperparams)):
             for name in sorted(name for name in known if chosen.get(name, known[name]) != known[name]):
                 print(f"{dataset.source} was recorded with {name}={known[name]!r}; here it is {chosen[name]!r}.")
+        for name in (name for name in around if name != "frame_stack" and name not in hyperparams):
+            raise UsageError(
+                f"{dataset.source} was recorded inside of a wrapper, which is not taken from the file. "
+                f'Choose it: -params {name}:"{around[name]!r}"; or none: {name}:None.'
+            )
         recorded |= arguments
         wrapping |= {name: value for name, value in around.items() if name not in hyperparams}
     return recorded, wrapping
