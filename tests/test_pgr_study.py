@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,7 +11,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_pgr import REDQ
+from sb3_pgr import PGRSAC, REDQ
 
 
 class Counted(gym.Env):
@@ -49,6 +50,31 @@ def test_bias_of_values(measure):
     assert found["mc_return"] == pytest.approx(earned.mean(), rel=1e-3)
     assert found["q_bias"] == pytest.approx((2 - earned.mean()) / earned.mean(), rel=1e-2)
     assert found["q_bias_std"] == pytest.approx(earned.std() / earned.mean(), rel=1e-2)
+
+
+def test_targets_of_generated_rows_and_of_the_simulator(monkeypatch):
+    """A row's target is off by what its reward is off; an end that is drawn falsely takes away what follows."""
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.setattr(sys, "path", list(sys.path))  # to which the script adds its folder
+    spec = importlib.util.spec_from_file_location("targets", benchmarks / "pgr_study" / "targets.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    simulator = script.Simulator("Hopper-v5")
+    model = PGRSAC("MlpPolicy", "Hopper-v5", gamma=0.5, ent_coef="auto_0.000001", seed=0)
+    with th.no_grad():
+        for critic in (model.critic, model.critic_target):
+            for parameter in critic.parameters():
+                parameter.zero_()
+            critic.ensemble.layers[-1].bias.fill_(4.0)
+    played = simulator.play(model)
+    assert played["dones"].sum() == script.EPISODES
+    true = simulator.outcome(played)
+    values, target = script.values_and_targets(model, true)
+    np.testing.assert_allclose(values, 4.0)
+    np.testing.assert_allclose(target, true["rewards"] + 2 * (1 - true["dones"]), atol=1e-3)
+    np.testing.assert_allclose(target, script.values_and_targets(model, played)[1], atol=1e-3)
+    _, wrong = script.values_and_targets(model, played | {"rewards": played["rewards"] + 1, "dones": 0 * played["dones"]})
+    np.testing.assert_allclose(wrong - target, 1 + 2 * played["dones"], atol=2e-3)
 
 
 def test_entropy_to_come_belongs_to_what_is_earned(measure):

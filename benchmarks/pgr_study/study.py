@@ -38,6 +38,21 @@ def load(name: str) -> dict[str, Any]:
     return study
 
 
+def new_model(study: dict[str, Any], task: str, arm: str, seed: int, device: str) -> Any:
+    """The learning algorithm of a run, before its first step."""
+    import sb3_pgr
+
+    settings = study["common"] | study["arms"][arm]
+    name = settings.pop("algo")
+    module = "sb3_pgr" if hasattr(sb3_pgr, name) else "stable_baselines3"
+    return getattr(importlib.import_module(module), name)(env=task, seed=seed, device=device, **settings)
+
+
+def checkpoints(study: dict[str, Any], task: str, arm: str, seed: int) -> Path:
+    """Folder of a run's checkpoints."""
+    return HERE.parents[1] / "build" / "pgr_study" / study["name"] / task.replace("/", "-") / f"{arm}_seed{seed}"
+
+
 def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) -> None:
     import gymnasium as gym
     import torch as th
@@ -45,7 +60,6 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.monitor import Monitor
 
-    import sb3_pgr
     from sb3_pgr.common.callbacks import ResumableCheckpoint
     from sb3_pgr.common.checkpoint import latest_checkpoint
 
@@ -98,11 +112,7 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
 
     if device == "cpu":
         th.set_num_threads(study.get("threads", 1))
-    settings = study["common"] | study["arms"][arm]
-    name = settings.pop("algo")
-    module = "sb3_pgr" if hasattr(sb3_pgr, name) else "stable_baselines3"
-    model = getattr(importlib.import_module(module), name)(env=task, seed=seed, device=device, **settings)
-    folder = HERE.parents[1] / "build" / "pgr_study" / study["name"] / task.replace("/", "-") / f"{arm}_seed{seed}"
+    model, folder = new_model(study, task, arm, seed, device), checkpoints(study, task, arm, seed)
     last = latest_checkpoint(folder)
     checkpoint = ResumableCheckpoint(folder, CHECKPOINT_FREQ, keep=1, resume_from=last)
     if last is not None:

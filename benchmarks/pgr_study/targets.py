@@ -1,0 +1,120 @@
+"""
+How far generated rows mislead the critics: their targets against those of the same states and actions in the real simulator.
+
+    python benchmarks/pgr_study/targets.py unseen    # ten seconds a run: the last checkpoint that each left
+
+Checkpoints are under ``build/``; tasks are those whose observation determines the state. Results are
+``benchmarks/results/pgr_study/<study>/targets.json``; runs whose checkpoints are gone keep their rows.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from provenance import RESULTS, provenance  # noqa: E402
+from sb3_pgr.envs.simulator import SimulatorProbe, determines_state  # noqa: E402
+from study import checkpoints, load, new_model  # noqa: E402
+
+from sb3_pgr.common.checkpoint import latest_checkpoint, load_checkpoint  # noqa: E402
+
+ROWS, EPISODES = 2_000, 10
+PARTS = "observations", "actions", "rewards", "next_observations", "dones"
+Rows = dict[str, th.Tensor]
+
+
+class Simulator(gym.Wrapper):
+    """The task, to play in, and to take single steps from given states, ends of episodes included."""
+
+    def __init__(self, task: str):
+        super().__init__(gym.make(task))
+        self.ends: list[bool] = []
+        self.probe = SimulatorProbe(self)
+
+    def step(self, action: Any) -> Any:
+        result = self.env.step(action)
+        self.ends.append(bool(result[2]))
+        return result
+
+    def outcome(self, rows: Rows) -> Rows:
+        """The same states and actions with what they lead to."""
+        self.ends.clear()
+        next_obs, rewards = self.probe.step(rows["observations"].numpy(), rows["actions"].numpy())
+        outcome = zip(PARTS[2:], (rewards, next_obs, self.ends), strict=True)
+        return rows | {name: th.as_tensor(np.array(part, np.float32)) for name, part in outcome}
+
+    def play(self, model: Any) -> Rows:
+        """Episodes of the stochastic policy: where it goes now."""
+        space = self.action_space
+        assert isinstance(space, gym.spaces.Box)
+        rows: list[tuple[Any, ...]] = []
+        for episode in range(EPISODES):
+            obs, _ = self.reset(seed=30_000 + episode)
+            terminated = truncated = False
+            while not (terminated or truncated):
+                action, _ = model.predict(obs)
+                next_obs, reward, terminated, truncated, _ = self.step(action)
+                rows.append((obs, model.policy.scale_action(action), reward, next_obs, terminated))
+                obs = next_obs
+        columns = zip(PARTS, zip(*rows, strict=True), strict=True)
+        return {name: th.as_tensor(np.array(column, np.float32)) for name, column in columns}
+
+
+@th.no_grad()
+def values_and_targets(model: Any, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row, the mean of the critics ``(n,)`` and what they learn from it ``(n,)``; next actions are always the same."""
+    th.manual_seed(0)
+    next_actions, log_prob = model.actor.action_log_prob(rows["next_observations"])
+    following = model.critic_target.q_values(rows["next_observations"], next_actions).amin(0)
+    following -= model.log_ent_coef.exp() * log_prob
+    target = rows["rewards"].flatten() + (1 - rows["dones"].flatten()) * model.gamma * following
+    return model.critic.q_values(rows["observations"], rows["actions"]).mean(0).numpy(), target.numpy()
+
+
+def measure(study: dict[str, Any], task: str, arm: str, seed: int, checkpoint: Path) -> dict[str, float]:
+    model = new_model(study, task, arm, seed, "cpu")
+    load_checkpoint(model, checkpoint)
+    simulator, replay = Simulator(task), model.replay_buffer
+    generated = replay.sources["synthetic"]
+    random = th.Generator().manual_seed(0)
+
+    def some(rows: Rows) -> Rows:
+        chosen = th.randint(len(rows["rewards"]), (ROWS,), generator=random)
+        return {name: rows[name][chosen].float() for name in PARTS}
+
+    found: dict[str, float] = {}
+    for name, rows in (("real", some(replay.real_transitions())), ("new", simulator.play(model))):
+        values, target = values_and_targets(model, rows)
+        found |= {f"{name}_value": values.mean(), f"{name}_value_above_target": (values - target).mean()}
+    if generated.size() > 0:
+        rows = some(generated.rows(th.arange(generated.size()))._asdict())
+        _, target = values_and_targets(model, rows)
+        _, true_target = values_and_targets(model, simulator.outcome(rows))
+        error = target - true_target
+        found |= {"generated_target": target.mean(), "generated_error": error.mean(), "generated_error_abs": abs(error).mean()}
+    return {"timesteps": model.num_timesteps} | {name: round(float(value), 3) for name, value in found.items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=sorted(path.stem for path in HERE.glob("*.yml")))
+    study = load(parser.parse_args().study)
+    path = RESULTS / "pgr_study" / study["name"] / "targets.json"
+    found = json.loads(path.read_text())["runs"] if path.exists() else {}
+    for task in study["tasks"]:
+        for arm in study["arms"]:
+            for seed in study["seeds"]:
+                checkpoint = latest_checkpoint(checkpoints(study, task, arm, seed))
+                if checkpoint is None or not determines_state(gym.spec(task)):
+                    continue
+                run = f"{task} {arm} {seed}"
+                found[run] = measure(study, task, arm, seed, checkpoint)
+                print(run, found[run], flush=True)
+                path.write_text(json.dumps({"provenance": provenance(), "runs": found}, indent=2) + "\n")
