@@ -84,6 +84,7 @@ def sb3_vec_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> Callab
     """
     What simulates many copies of an environment together, to be given to SB3's ``make_vec_env`` as ``vec_env_cls``.
 
+    :param env_kwargs: of the environments. It does not see those that ``make_vec_env`` is given, nor its ``wrapper_class``
     :return: none if there is no such thing, or something is to be drawn, and copies run one by one
     """
     spec, options = gym.spec(env_id), env_kwargs or {}

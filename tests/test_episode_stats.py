@@ -65,6 +65,8 @@ def test_wrong_shapes_are_told():
     stats = EpisodeStats(1, info_keys=("cost",))
     with pytest.raises(ValueError, match="info\\['cost'\\] is None"):
         stats.step(1.0, False, False, [{"cost": None}])
+    with pytest.raises(ValueError, match="info\\['cost'\\] is 'fell', not a number"):
+        stats.step(1.0, False, False, [{"cost": "fell"}])
     assert not stats._running.any()
     stats.step(1.0, False, True)
     stats.reset()

@@ -1,5 +1,6 @@
 """The world of GeMS: its laws, its dynamics by hand, and what known policies earn in it."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
@@ -223,7 +224,8 @@ def test_bad_slates(slates, message):
 
 @pytest.mark.parametrize(
     "config",
-    [dict(click_model="top"), dict(n_topics=17), dict(slate_size=12, diversity_threshold=2), dict(influence=0),
+    [dict(click_model="top"), dict(n_topics=17), dict(slate_size=12, diversity_threshold=2, diversity_penalty=3),
+     dict(influence=0),
      dict(horizon=0), dict(boredom_threshold=9), dict(horizon=2.5), dict(horizon=10**6), dict(boredom_window=-1),
      dict(boredom_timeout=200), dict(boredom_window=40_000), dict(slate_size="5"), dict(offset=np.nan), dict(slope=np.inf),
      dict(influence="0.9")],
@@ -231,6 +233,17 @@ def test_bad_slates(slates, message):
 def test_bad_worlds(config):
     with pytest.raises(ValueError, match="must be"):
         GemsConfig(**config)
+
+
+def test_slates_where_nobody_counts_topics_may_be_long():
+    """A threshold that has no effect forbids nothing; one that has is named."""
+    assert gym.make("gems/focused_topdown-v0", slate_size=12).action_space.shape == (12,)
+    with pytest.raises(ValueError, match="diversity_threshold=4 with slate_size=12 must be at least 5"):
+        gym.make("gems/focused_topdown-v0", slate_size=12, diversity_penalty=2.0)
+
+
+def test_catalogues_are_kept_as_float32():
+    assert Items(np.eye(2), np.arange(2)).embeddings.dtype == np.float32
 
 
 def test_bad_catalogues():
@@ -242,6 +255,7 @@ def test_bad_catalogues():
     for embeddings, topics in (
         (items.embeddings * np.nan, items.topics),
         (items.embeddings[0], items.topics),
+        (items.embeddings * 7, items.topics),
         (items.embeddings, items.topics[:3]),
         (items.embeddings, items.topics - 10),
         (items.embeddings, items.topics.astype(float)),

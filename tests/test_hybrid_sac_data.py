@@ -9,6 +9,7 @@ from reach import SMALL, Reach, demonstrations
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 
 from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
 from sb3_pgr.buffers import TensorReplayBuffer
@@ -37,6 +38,16 @@ def test_interventions_in_plain_sac():
     )
     model.learn(40)
     assert model.replay_buffer.demonstrations.size() == 20
+
+
+def test_demonstrated_images_in_spaces_of_sb3():
+    """SB3 puts channels first, datasets have them last."""
+    data = demonstrations(images=True, grasp_penalty=np.zeros(40))
+    env = VecTransposeImage(DummyVecEnv([lambda: Reach(images=True)]))
+    buffer = DemonstrationReplayBuffer(100, env.observation_space, env.action_space, "cpu")
+    buffer.add_demonstrations(load_dataset(data))
+    stored = buffer.demonstrations.rows(th.tensor([3])).observations["front"][0]
+    np.testing.assert_array_equal(stored, data["observations"]["front"][3].transpose(2, 0, 1))
 
 
 def test_intervention_of_wrong_shape():

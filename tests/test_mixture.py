@@ -172,6 +172,26 @@ def test_a_prioritized_source_without_rows():
     assert demos.priorities().max() > 2
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05])
+def test_batches_beside_a_prioritized_source_are_always_weighted(share):
+    """Also those that draw none of its rows, and whatever is written back."""
+    demos = PrioritizedReplayBuffer(20, OBS, ACT, device="cpu")
+    buffer = mixture({"demos": share, "online": 1 - share}, {"demos": demos})
+    add(buffer, 0, 4)
+    for i in range(12):
+        batch = buffer.sample(8)
+        assert batch.weights.shape == (8, 1)
+        buffer.update_priorities(batch.indices, th.full((8,), 5.0))
+        if i == 3:
+            add(demos, 1, 4)
+    assert (demos.priorities().max() > 2) == (share > 0)
+
+
+def test_types_of_a_mixture_from_shapes():
+    buffer = MixtureReplayBuffer.from_shapes(10, (3,), (2,), obs_dtype=np.float64, action_dtype=np.float16, device="cpu")
+    assert (buffer.online.observations.dtype, buffer.online.actions.dtype) == (th.float64, th.float16)
+
+
 @pytest.mark.parametrize("online_class", [TensorReplayBuffer, ReplayBuffer])
 def test_ends_of_episodes_reach_the_online_source(online_class):
     buffer = mixture({"online": 1}, online_class=online_class)

@@ -242,6 +242,35 @@ def test_the_simulator_takes_the_observed_step(env_id):
         obs = next_obs
 
 
+def test_the_simulator_knows_which_observations_were_cut():
+    """Gymnasium cuts Walker2d's velocities at 10: where none is cut a step leads where it led, ends included."""
+    env, probe = gym.make("Walker2d-v5"), SimulatorProbe(gym.make("Walker2d-v5"))
+    rows, (obs, _) = [], env.reset(seed=0)
+    env.action_space.seed(0)
+    for _ in range(500):
+        action = env.action_space.sample()
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        rows.append((obs, action, next_obs, reward))
+        obs = env.reset()[0] if terminated or truncated else next_obs
+    obs, actions, next_obs, rewards = (np.array(column) for column in zip(*rows, strict=True))
+    known = probe.known(obs)
+    np.testing.assert_array_equal(known, ~(np.abs(obs[:, 8:]) == 10).any(1))
+    assert 0.1 < known.mean() < 0.9
+    reached, earned = probe.step(obs[known], actions[known], scaled=False)
+    np.testing.assert_allclose(reached, next_obs[known], atol=1e-6)
+    np.testing.assert_allclose(earned, rewards[known], atol=1e-6)
+    assert np.abs(probe.step(obs[~known], actions[~known], scaled=False)[0] - next_obs[~known]).max() > 1e-2
+
+
+def test_the_simulator_steps_beyond_time_limits():
+    """After its last step, DeepMind Control's next one would be a reset."""
+    probe = SimulatorProbe(gym.make("dmc/cheetah-run-v0", task_kwargs={"time_limit": 0.1}))
+    obs = np.repeat(probe.env.reset(seed=0)[0][None], 25, 0)
+    reached, rewards = probe.step(obs, np.full((25, 6), 0.5))
+    np.testing.assert_array_equal(reached, np.repeat(reached[:1], 25, 0))
+    np.testing.assert_array_equal(rewards, np.repeat(rewards[:1], 25))
+
+
 @pytest.mark.parametrize("env_id", ["dmc/quadruped-walk-v0", "Pendulum-v1", "Ant-v5"])
 def test_states_that_cannot_be_set_are_refused(env_id):
     assert "dmc/quadruped-walk-v0" in list_env_ids()

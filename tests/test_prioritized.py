@@ -167,6 +167,15 @@ def test_bad_priorities_are_named(value):
     assert buffer.priorities().isfinite().all()
 
 
+@pytest.mark.parametrize("row", [20, -1])
+@pytest.mark.parametrize("rows", [5, 30], ids=["filling", "full"])
+def test_priorities_of_rows_that_are_not_there(row, rows):
+    buffer = new_buffer(20, n_envs=1)
+    fill(buffer, rows)
+    with pytest.raises(ValueError, match=f"Row {row} has no priority"):
+        buffer.update_priorities(th.tensor([1, row]), th.ones(2))
+
+
 @pytest.mark.parametrize(
     "kwargs, message", [(dict(alpha=-1), "alpha"), (dict(epsilon=0), "epsilon"), (dict(beta=(0, 1)), "beta=")], ids=str
 )

@@ -1,5 +1,8 @@
 """Robot tasks: spaces, seeds, experts, grippers, wrappers, interventions, recordings."""
 
+import sys
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from sb3_pgr.envs.registration import ROBOTS
 from sb3_pgr.envs.robots import ArrangeBoxes, LiftTray, PickCube
 from sb3_pgr.envs.robots.experts import expert_action
-from sb3_pgr.envs.robots.interventions import SOURCES, ScriptedSource, directions, whole_action
+from sb3_pgr.envs.robots.interventions import SOURCES, KeyboardSource, ScriptedSource, directions, whole_action
 from sb3_pgr.envs.robots.pick_cube import holds_up
 from sb3_pgr.envs.robots.recording import record_demonstrations, record_frames
 from sb3_pgr.envs.robots.wrappers import FlatObservation, GripperPenalty, HilInfo, Intervention, RelativeFrame
@@ -358,6 +361,21 @@ def test_a_window(options, monkeypatch):
     assert env.get_wrapper_attr("screen_size") == (512, 256)  # all cameras
     assert ("intervene_action" in info) == ("interventions" in options)
     env.close()
+
+
+def test_keys_held_with_shift_are_let_go(monkeypatch, pick_cube):
+    """Whatever case a key is told in; and a held Tab, which repeats, changes arms once."""
+    keyboard = SimpleNamespace(Listener=lambda **callbacks: SimpleNamespace(start=lambda: None, **callbacks))
+    monkeypatch.setitem(sys.modules, "pynput", SimpleNamespace(keyboard=keyboard))
+    source = KeyboardSource(n_arms=2)
+    pick_cube.reset(seed=0)
+    source._press(SimpleNamespace(char="o"))
+    assert source.action(pick_cube) is not None
+    source._release(SimpleNamespace(char="O"))
+    assert source.action(pick_cube) is None
+    for _ in range(2):
+        source._press(SimpleNamespace(name="tab"))
+    assert source._arm == 1
 
 
 def test_a_gripper_knows_whether_it_holds_something_up(pick_cube):

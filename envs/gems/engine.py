@@ -78,14 +78,17 @@ class GemsConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float | np.number) or not np.isfinite(value):
                 raise ValueError(f"{name}={value!r} must be a finite number.")
-        for name, size, threshold in (
-            ("slate_size", self.slate_size, self.diversity_threshold),
-            ("boredom_memory", self.boredom_memory, self.boredom_threshold),
-        ):
-            if size + 8 - threshold > 15:
-                raise ValueError(f"{name}={size} with a threshold of {threshold}: the threshold must be at least {name} - 7.")
         if not (0 < self.attention <= 1 and 0 < self.influence <= 1 and self.diversity_penalty >= 1):
             raise ValueError("attention and influence must be in (0, 1], diversity_penalty at least 1.")
+        counted = {"boredom_threshold": "boredom_memory"}
+        if self.diversity_penalty > 1:  # otherwise nobody counts
+            counted["diversity_threshold"] = "slate_size"
+        for threshold, size in counted.items():
+            if getattr(self, size) + 8 - getattr(self, threshold) > 15:
+                raise ValueError(
+                    f"{threshold}={getattr(self, threshold)} with {size}={getattr(self, size)} must be at least "
+                    f"{getattr(self, size) - 7}."
+                )
 
     @property
     def propensities(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Items:
     """
-    :param embeddings: ``(n_items, n_topics * topic_size)`` float32 of length 1, topic by topic
+    :param embeddings: ``(n_items, n_topics * topic_size)`` of length 1 or less, topic by topic; kept as float32
     :param topics: main topic of each item ``(n_items,)``
     :raises ValueError: if these are not such
     """
@@ -18,8 +18,13 @@ class Items:
     topics: np.ndarray
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "embeddings", np.asarray(self.embeddings, np.float32))
         if self.embeddings.ndim != 2 or not len(self.embeddings) or not np.isfinite(self.embeddings).all():
             raise ValueError(f"Embeddings must be finite numbers (n_items, size), not of shape {self.embeddings.shape}.")
+        length = np.linalg.norm(self.embeddings, axis=1)
+        if length.max() > 1 + 1e-3:
+            item = int(length.argmax())
+            raise ValueError(f"Embeddings must be at most 1 long; that of item {item} is {length[item]:.4g}.")
         whole = np.issubdtype(self.topics.dtype, np.integer)
         if not whole or self.topics.shape != self.embeddings.shape[:1] or self.topics.min() < 0:
             raise ValueError("Topics must be one number from 0 on for each item.")

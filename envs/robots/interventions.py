@@ -83,10 +83,10 @@ class KeyboardSource:
 
     @staticmethod
     def _name(key: Any) -> str:
-        return str(getattr(key, "char", None) or getattr(key, "name", ""))
+        return str(getattr(key, "char", None) or getattr(key, "name", "")).lower()  # with Shift or Caps Lock too
 
     def _press(self, key: Any) -> None:
-        if self._name(key) == "tab":
+        if self._name(key) == "tab" and "tab" not in self._held:  # held keys repeat
             self._arm = (self._arm + 1) % self.n_arms
         self._held.add(self._name(key))
 

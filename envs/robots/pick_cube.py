@@ -83,7 +83,8 @@ def holds_up(obs: Mapping[str, Any]) -> bool:
     Whether the gripper is closed round something and up, as far as it knows itself: what ``ClassifierReward`` may demand
     beside its images. Fingers that close on nothing look the same for one step, so demand two (``consecutive=2``).
 
-    :param obs: with the arm's ``"state"``, see ``Arm.state``
+    :param obs: with the arm's ``"state"``, see ``Arm.state``, from the robot's base: ``RelativeFrame`` goes around
+        ``ClassifierReward``, not into it
     """
     height, opening, command = obs["state"][2], obs["state"][6], obs["state"][7]
     return bool(height > LIFT and command < 0 and _EMPTY < opening < GRASPING)

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pgr.buffers.fields import FieldType, scaled_actions
 from sb3_pgr.buffers.mixture import ONLINE, MixtureReplayBuffer
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
+from sb3_pgr.common.vision import images_as_in
 
 DEMONSTRATIONS = "demonstrations"
 
@@ -202,7 +203,8 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
         """
         Store the transitions of an ``OfflineDataset``, beside what is there. The oldest go when there is no more room.
 
-        :param dataset: with this buffer's spaces, actions in units of the environment; ``extras["grasp_penalty"]`` if known
+        :param dataset: with this buffer's spaces (images may have their channels last), actions in the environment's
+            units; ``extras["grasp_penalty"]`` if known
         :raises TypeError: if it is no such dataset, but a file, say
         :raises ValueError: if there is no room for this many, or ``grasp_penalty`` is not one finite number a row, at most 0
         """
@@ -220,8 +222,8 @@ class DemonstrationReplayBuffer(MixtureReplayBuffer):
             penalties = dataset.extras.get("grasp_penalty", np.zeros(len(dataset)))
             extra["extra"] = {"grasp_penalties": _penalties(penalties, len(dataset), f"{dataset.source}: grasp_penalty")}
         self.demonstrations.extend(
-            dataset.observations,
-            dataset.next_observations,
+            images_as_in(dataset.observations, self.observation_space),
+            images_as_in(dataset.next_observations, self.observation_space),
             scaled_actions(dataset.actions, self.action_space),
             dataset.rewards,
             dataset.terminals | dataset.timeouts,

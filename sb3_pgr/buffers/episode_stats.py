@@ -158,5 +158,5 @@ class EpisodeStatsCallback(BaseCallback):
 def _from_info(key: str, reward: float, info: Mapping[str, Any]) -> float:
     try:
         return float(info.get(key, 0.0))
-    except TypeError:
+    except (TypeError, ValueError):
         raise ValueError(f"info[{key!r}] is {info[key]!r}, not a number.") from None

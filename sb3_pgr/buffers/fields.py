@@ -131,6 +131,8 @@ class FromShapes:
         action_space = space_from_shape(action_shape, action_dtype)
         known = {name for kind in cls.__mro__ if "__init__" in vars(kind) for name in inspect.signature(kind).parameters}
         for name, dtype in (("obs_dtype", obs_dtype), ("action_dtype", action_dtype)):
-            if name in known and dtype is not np.float32:
+            if dtype is not np.float32 and name in known:
                 kwargs.setdefault(name, dtype)
+            elif dtype is not np.float32 and "online_kwargs" in known:  # a mixture's
+                kwargs["online_kwargs"] = {name: dtype, **(kwargs.get("online_kwargs") or {})}
         return cls(buffer_size, space_from_shape(obs_shape, obs_dtype), action_space, **kwargs)  # type: ignore[call-arg]

@@ -257,7 +257,8 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         return {name: count for name, count in counts.items() if count > 0}
 
     def _join(self, parts: dict[str, Any], dim: int) -> Any:
-        if len(parts) == 1 and all(getattr(part, "indices", None) is None for part in parts.values()):
+        prioritized = any(hasattr(buffer, "update_priorities") for buffer in self.sources.values())
+        if len(parts) == 1 and not prioritized:
             return next(iter(parts.values()))
         batches = list(parts.values())
         columns: dict[str, Any] = {}
@@ -265,7 +266,7 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
             columns[field] = _cat([getattr(batch, field) for batch in batches], dim)
         if any(batch.discounts is not None for batch in batches):
             columns["discounts"] = th.cat([_or_full(batch.discounts, batch.rewards, self.gamma) for batch in batches], dim)
-        if all(getattr(batch, "indices", None) is None for batch in batches):
+        if not prioritized:
             kind = max((type(batch) for batch in batches), key=lambda kind: len(kind._fields))
             for field in set(kind._fields) - {*type(batches[0])._fields[:6]}:  # what not every source may know
                 columns[field] = th.cat([_or_full(getattr(batch, field, None), batch.rewards, 0.0) for batch in batches], dim)

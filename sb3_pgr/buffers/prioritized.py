@@ -156,8 +156,10 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         self._tree.update(indices, raised)
 
     def _check(self, indices: th.Tensor, priorities: th.Tensor) -> None:
-        if not self.full and int(indices.max()) >= self.size() * self.n_envs:
-            raise ValueError(f"Row {int(indices.max()) // self.n_envs} has no priority: there are {self.size()} rows.")
+        first, last = (int(bound) for bound in indices.aminmax())
+        if first < 0 or last >= self.size() * self.n_envs:
+            row = (first if first < 0 else last) // self.n_envs
+            raise ValueError(f"Row {row} has no priority: there are {self.size()} rows.")
         low, high = priorities.aminmax()  # NaN if there is one
         if low.item() >= 0 and high.item() < float("inf"):
             return

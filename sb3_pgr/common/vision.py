@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch as th
 import torch.nn.functional as F
 from gymnasium import spaces
@@ -170,3 +172,18 @@ def shifted(images: th.Tensor, offsets: th.Tensor) -> th.Tensor:
     columns = (th.arange(width, device=images.device) + offsets[:, 1:]).clamp(0, width - 1)
     moved = images.gather(2, rows[:, None, :, None].expand(-1, images.shape[1], -1, width))
     return moved.gather(3, columns[:, None, None, :].expand(-1, images.shape[1], height, -1))
+
+
+def images_as_in(values: Any, space: spaces.Space | None) -> Any:
+    """
+    Recorded observations as a model's space has them, to which SB3 gives images with their channels first.
+
+    :param values: ``(n, ...)``, or a mapping of such; images of height, width and channels are transposed, all else stays
+    """
+    if isinstance(values, Mapping):
+        parts = space.spaces if isinstance(space, spaces.Dict) else {}
+        return {key: images_as_in(value, parts.get(key)) for key, value in values.items()}
+    shape = values.shape[1:]
+    if space is not None and len(shape) == 3 and shape != space.shape and (shape[2], *shape[:2]) == space.shape:
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    return values

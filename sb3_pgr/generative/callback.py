@@ -9,7 +9,7 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_pgr.envs.simulator import SimulatorProbe, determines_state
-from sb3_pgr.generative.diagnostics import FOLDER, Simulator, add_dynamics_error, remove_reports, write_report
+from sb3_pgr.generative.diagnostics import FOLDER, add_dynamics_error, remove_reports, write_report
 from sb3_pgr.generative.imagination import RefitReport
 from sb3_pgr.generative.replay import SYNTHETIC, GenerativeReplayBuffer
 
@@ -58,7 +58,7 @@ class RefitLog:
 
     def __init__(self, log_dir: str | Path | None = None, progress: bool = False, reported: RefitReport | None = None):
         self.log_dir, self.progress, self.reported = log_dir, progress, reported
-        self._simulator: Simulator | None = None
+        self._simulator: SimulatorProbe | None = None
         self._sought_simulator, self._said_where, self._wrote = False, False, False
 
     def attach(self, buffer: GenerativeReplayBuffer) -> None:
@@ -94,7 +94,7 @@ class RefitLog:
             write_report(report, Path(folder) / FOLDER)
 
 
-def _simulator(model: Any) -> Simulator | None:
+def _simulator(model: Any) -> SimulatorProbe | None:
     """The model's environment once more, if its state can be set; a diagnostic must not stop training."""
     try:
         spec = model.env.get_attr("spec")[0]
@@ -106,7 +106,7 @@ def _simulator(model: Any) -> Simulator | None:
         env = gym.make(dataclasses.replace(spec, additional_wrappers=wrappers, kwargs=kwargs))
         if env.observation_space.shape != model.observation_space.shape:
             raise ValueError(f"observations of {spec.id} have another shape than the model's")
-        return SimulatorProbe(env).step
+        return SimulatorProbe(env)
     except Exception as error:
         if model.env is not None:
             warnings.warn(f"Dynamics errors are not measured: {error}", stacklevel=2)

@@ -5,33 +5,38 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
 
+from sb3_pgr.envs.simulator import SimulatorProbe
 from sb3_pgr.generative.imagination import RefitReport
 from sb3_pgr.generative.metrics import correlations, marginal_distances, relative_dynamics_error
 
 FOLDER = "diagnostics"
 _REAL, _SYNTHETIC, _PROMPTED = "#34495e", "#c0392b", "#e6a817"
-Simulator = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def add_dynamics_error(report: RefitReport, simulator: Simulator, n: int = 500) -> None:
+def add_dynamics_error(report: RefitReport, simulator: SimulatorProbe, n: int = 500) -> None:
     """
     Let the real simulator take the generated step from the generated state, and note how far the generated outcome is off.
 
-    :param report: gets ``dynamics_error`` among its arrays, and median and mean among its scalars; as a yardstick the
-        median for real rows, whose states are known only as well as an observation tells
-    :param simulator: from observations and actions ``(n, ...)`` to next observations and rewards
+    :param report: gets ``dynamics_error`` among its arrays, median and mean among its scalars, as a yardstick the median
+        for real rows, and ``dynamics_known``, the share of generated rows whose observation determines the state: all
+        numbers are of such rows only
     :param n: rows to try
     """
     for name in ("real", "synthetic"):
         rows = {part: report.arrays[name][:n, start:stop] for part, (start, stop) in report.parts.items()}
-        next_obs, _ = simulator(rows["observations"], rows["actions"])
+        known = simulator.known(rows["observations"])
+        if name == "synthetic":
+            report.scalars["dynamics_known"] = float(known.mean())
+        if not known.any():
+            continue
+        rows = {part: values[known] for part, values in rows.items()}
+        next_obs, _ = simulator.step(rows["observations"], rows["actions"])
         start, stop = report.parts["observations"]
         next_start, next_stop = report.parts["next_observations"]
         changes = report.arrays["real"][:, next_start:next_stop] - report.arrays["real"][:, start:stop]

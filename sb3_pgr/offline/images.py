@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pgr.common.vision import images_as_in
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
 
 
@@ -16,20 +17,19 @@ def channels_first(dataset: OfflineDataset, space: spaces.Space) -> OfflineDatas
     :param space: observations of a model, which SB3 gives images with their channels first
     :raises DatasetError: if images are not uint8
     """
+    for values in (dataset.observations, dataset.next_observations):
+        _check_types(values, space, dataset.source)
     return replace(
         dataset,
-        observations=_as(dataset.observations, space, dataset.source),
-        next_observations=_as(dataset.next_observations, space, dataset.source),
+        observations=images_as_in(dataset.observations, space),
+        next_observations=images_as_in(dataset.next_observations, space),
     )
 
 
-def _as(values: Any, space: spaces.Space | None, source: str) -> Any:
+def _check_types(values: Any, space: spaces.Space | None, source: str) -> None:
     if isinstance(values, dict):
         parts = space.spaces if isinstance(space, spaces.Dict) else {}
-        return {key: _as(value, parts.get(key), source) for key, value in values.items()}
-    if space is not None and space.dtype == np.uint8 and values.dtype != np.uint8:
+        for key, value in values.items():
+            _check_types(value, parts.get(key), source)
+    elif space is not None and space.dtype == np.uint8 and values.dtype != np.uint8:
         raise DatasetError(f"{source}: images must be uint8 of 0 to 255, not {values.dtype}.")
-    shape = values.shape[1:]
-    if space is not None and len(shape) == 3 and shape != space.shape and (shape[2], *shape[:2]) == space.shape:
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
-    return values
