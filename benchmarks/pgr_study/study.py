@@ -6,6 +6,7 @@ Runs a study (tasks x arms x seeds), each run on one core (or as many as the stu
     python benchmarks/pgr_study/study.py levers --run dmc/cheetah-run-v0 default 0     # one run
 
 A study is a YAML file beside this one: what all arms have in common and what each changes are arguments of the algorithm.
+Runs of arms ``of_earlier_code`` are shown, but not made anew.
 It may be stopped at any time: a run goes on exactly from its last checkpoint (under ``build/``). Results are
 ``benchmarks/results/pgr_study/<study>/<task>/<arm>_seed<seed>.csv``.
 """
@@ -133,7 +134,8 @@ def run_missing(study: dict[str, Any], jobs: int, device: str) -> int:
     :return: number of runs that failed
     """
     failed = 0
-    runs = [(task, arm, seed) for seed in study["seeds"] for arm in study["arms"] for task in study["tasks"]]
+    arms = [arm for arm in study["arms"] if arm not in study.get("of_earlier_code", ())]
+    runs = [(task, arm, seed) for seed in study["seeds"] for arm in arms for task in study["tasks"]]
     todo = [run for run in runs if not finished(study, *run)]
     running: list[subprocess.Popen[bytes]] = []
     environment = {**os.environ, "OMP_NUM_THREADS": str(study.get("threads", 1))} if device == "cpu" else None
@@ -161,6 +163,8 @@ if __name__ == "__main__":
     parser.add_argument("--report", action="store_true", help="only draw what there is")
     args = parser.parse_args()
     study = load(args.study)
+    if args.run and args.run[1] in study.get("of_earlier_code", ()):
+        sys.exit(f"Runs of {args.run[1]} are of earlier code: {study['name']}.yml says which.")
     if args.run:
         train(study, args.run[0], args.run[1], int(args.run[2]), args.device)
     else:

@@ -26,7 +26,7 @@ from study import checkpoints, load, new_model  # noqa: E402
 
 from sb3_pgr.common.checkpoint import latest_checkpoint, load_checkpoint  # noqa: E402
 
-ROWS, EPISODES = 2_000, 10
+ROWS, EPISODES = 6_000, 10
 PARTS = "observations", "actions", "rewards", "next_observations", "dones"
 Rows = dict[str, th.Tensor]
 
@@ -99,14 +99,13 @@ def measure(study: dict[str, Any], task: str, arm: str, seed: int, checkpoint: P
         known = th.as_tensor(simulator.probe.known(rows["observations"].numpy()))
         rows = {name: part[known] for name, part in rows.items()}
         _, target = values_and_targets(model, rows)
-        _, true_target = values_and_targets(model, simulator.outcome(rows))
-        error = target - true_target
-        found |= {
-            "generated_known": known.float().mean(),
-            "generated_target": target.mean(),
-            "generated_error": error.mean(),
-            "generated_error_abs": abs(error).mean(),
-        }
+        outcome = simulator.outcome(rows)
+        error = target - values_and_targets(model, outcome)[1]
+        drawn, true = rows["dones"].flatten().numpy() > 0, outcome["dones"].flatten().numpy() > 0
+        parts = {"missed_ends": true & ~drawn, "false_ends": drawn & ~true, "other_rows": true == drawn}
+        found |= {"generated_known": known.float().mean(), "generated_target": target.mean()}
+        found |= {"generated_error": error.mean(), "generated_error_abs": np.abs(error).mean()}
+        found |= {f"error_of_{name}": error[part].sum() / len(error) for name, part in parts.items()}
     return {"timesteps": model.num_timesteps} | {name: round(float(value), 3) for name, value in found.items()}
 
 
