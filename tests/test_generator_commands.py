@@ -62,6 +62,12 @@ def test_resume(trained, tmp_path):
     assert (copied / "diagnostics" / "refit_000000450.npz").is_file()
 
 
+def test_a_model_of_another_relevance_is_no_start(trained, tmp_path):
+    given = ["-i", trained / "InvertedPendulum-v5.zip", *PGR, "relevance:'reward'"]
+    output = run("train", *flags(tmp_path), *given, expect=2)
+    assert "Saved with relevance Curiosity; this one has Reward" in output and "Traceback" not in output
+
+
 def test_diagnose(trained, call, capsys):
     (trained / "diagnostics" / "refit_000000150.png").unlink()
     call(diagnose, trained)

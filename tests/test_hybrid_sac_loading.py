@@ -52,6 +52,22 @@ def test_demonstrations_are_taken_when_loading(saved):
     assert offline.dataset_fingerprint == offline.dataset.fingerprint
 
 
+def test_a_model_with_a_dataset_goes_on_online(saved):
+    """After ``set_env``, as all learners from datasets do; the dataset's rows stay demonstrations."""
+    model = HybridSAC.load(saved[1], dataset=demonstrations(), device="cpu").learn(5)
+    model.set_env(Reach())
+    model.learn(15)
+    assert model.replay_buffer.online.size() == 15 and model.replay_buffer.demonstrations.size() == 40
+    with pytest.raises(ValueError, match="needs an environment, for its spaces"):
+        HybridSAC("MlpPolicy", None, dataset=demonstrations(), setup_mode=LEARNED)
+
+
+def test_demonstrations_that_are_missing_after_loading_are_missed(saved):
+    loaded = HybridSAC.load(saved[1], env=Reach(), device="cpu")
+    with pytest.warns(UserWarning, match="has learned from demonstrations.*goes on without"):
+        loaded.learn(5)
+
+
 def test_demonstrations_that_a_model_knows_do_not_change_its_policy(saved):
     model, path = saved
     obs = np.array([0.3, 0.2, 1.0], np.float32)

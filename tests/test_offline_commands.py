@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import yaml
 from commands import in_terminal, run
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgr import BC, IQL
+from sb3_pgr.buffers import TensorReplayBuffer
 from sb3_pgr.offline import load_dataset
 from sb3_pgr.offline.readers import save_npz
+from sb3_pgr.zoo.collect import _whole_episodes
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import OFFLINE, register
 from sb3_pgr.zoo.saved_model import run_env_kwargs, saved_model
@@ -150,6 +153,24 @@ def test_refusals(folder, tmp_path, arguments, message):
     given = [argument.format(data=folder / "data.npz") for argument in arguments]
     output = run("train", *given, "-n", 20, "-f", tmp_path, expect=2, cwd=tmp_path)
     assert message in output and "Traceback" not in output
+
+
+def test_arguments_that_a_dataset_was_recorded_without_are_told(folder, tmp_path):
+    output = train(folder, "--dataset", folder / "data.npz", "--eval-freq", -1, "--env-kwargs", "g:9.0", algo="bc", steps=10)
+    assert "was recorded without g, which here is 9.0" in output
+
+
+@pytest.mark.parametrize("steps, lengths, said", [(350, [200], "Left out: 1"), (150, [150], "No episode is whole yet"),
+                                                  (400, [200, 200], "")])  # fmt: skip
+def test_pieces_of_episodes(steps, lengths, said, capsys):
+    """As long as each other or not: what ended before the time limit, without a terminal state, is one."""
+    buffer = TensorReplayBuffer(600, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)), device="cpu")
+    for step in range(steps):
+        timeout = step % 200 == 199
+        row = np.zeros((1, 2))
+        buffer.add(row, row, np.zeros((1, 1)), np.ones(1), np.array([timeout]), [{"TimeLimit.truncated": timeout}])
+    assert list(_whole_episodes(load_dataset(buffer), buffer, 200).episode_lengths) == lengths
+    assert said in capsys.readouterr().out
 
 
 def test_collect_from_runs(folder):

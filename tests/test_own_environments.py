@@ -38,6 +38,14 @@ class Cart(gym.Env):
     def render(self):
         return np.zeros((64, 64, 3), np.uint8)
 
+class Counting(Cart):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        print("made", file=open("counted", "a"))
+    def close(self):
+        print("closed", file=open("counted", "a"))
+
+gym.register("carts/Counting-v0", entry_point="my_carts:Counting", max_episode_steps=20)
 gym.register("carts/Cart-v0", entry_point="my_carts:Cart", max_episode_steps=20)
 gym.register("carts/CartDict-v0", entry_point="my_carts:Cart", max_episode_steps=20, kwargs=dict(nested=True))
 """
@@ -67,6 +75,13 @@ def dataset(folder, call):
 @pytest.fixture(scope="module")
 def trained(call):
     return call(*TRAIN, "--env", "my_carts:carts/Cart-v0", "-n", 60, "--seed", 3, *SMALL)
+
+
+def test_environments_of_evaluations_are_closed_too(call, folder):
+    given = ["train", "--algo", "redq", "--eval-freq", 20, "--eval-episodes", 1, "-f", "counting", "-n", 40]
+    call(*given, "--env", "my_carts:carts/Counting-v0", *SMALL)
+    counted = (folder / "counted").read_text().split()
+    assert counted.count("made") == counted.count("closed") >= 2
 
 
 @pytest.mark.parametrize(

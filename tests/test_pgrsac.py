@@ -12,10 +12,12 @@ from gymnasium import spaces
 from sb3_pgr.envs import list_env_ids
 from sb3_pgr.envs.simulator import SimulatorProbe
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import CombinedExtractor
 
 from sb3_pgr import PGRSAC, REDQ
+from sb3_pgr.generative.imagination import GeneratorMismatchError
 from sb3_pgr.generative.relevance import Curiosity
 from sb3_pgr.pgrsac.policies import PGRPolicy
 
@@ -120,7 +122,7 @@ def test_settings_of_the_replay_may_change_at_load(tmp_path):
 )
 def test_what_cannot_change_at_load_is_named(tmp_path, changes, message):
     small().save(tmp_path / "model.zip")
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(GeneratorMismatchError, match=message):
         PGRSAC.load(tmp_path / "model.zip", **changes)
 
 
@@ -166,6 +168,14 @@ def test_a_loaded_buffer_has_the_settings_of_its_model(tmp_path):
     with pytest.raises(ValueError, match="not TensorReplayBuffer; or use REDQ"):
         other.load_replay_buffer(tmp_path / "plain")
     assert other.replay_buffer is own
+
+
+def test_buffers_of_other_numbers_of_environments_are_refused(tmp_path):
+    REDQ("MlpPolicy", "Pendulum-v1").save_replay_buffer(tmp_path / "one")
+    model = REDQ("MlpPolicy", make_vec_env("Pendulum-v1", 3))
+    with pytest.raises(ValueError, match="is of 1 environments, not of 3"):
+        model.load_replay_buffer(tmp_path / "one")
+    assert model.replay_buffer.n_envs == 3
 
 
 def test_other_buffers_are_refused(tmp_path):

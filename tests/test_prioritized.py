@@ -12,8 +12,8 @@ from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr import REDQ
-from sb3_pgr.buffers import PrioritizedReplayBuffer, PrioritizedReplayCallback, TensorReplayBuffer
+from sb3_pgr import REDQ, GenerativeReplayBuffer
+from sb3_pgr.buffers import MixtureReplayBuffer, PrioritizedReplayBuffer, PrioritizedReplayCallback, TensorReplayBuffer
 from sb3_pgr.buffers.prioritized_callback import td_error_function
 from sb3_pgr.buffers.sum_tree import WIDTH, SumTree
 
@@ -276,6 +276,23 @@ def test_with_unmodified_sb3(algo, env_id):
     if not isinstance(model, SAC):
         priorities = model.replay_buffer.priorities().flatten()[batch.indices]
         np.testing.assert_allclose(priorities, errors, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("buffer_class", [MixtureReplayBuffer, GenerativeReplayBuffer])
+def test_a_mixture_with_unmodified_sb3(buffer_class):
+    """Its prioritized source learns priorities too; rows of other sources have none."""
+    model = TD3(
+        "MlpPolicy",
+        "Pendulum-v1",
+        learning_starts=20,
+        batch_size=16,
+        replay_buffer_class=buffer_class,
+        replay_buffer_kwargs=dict(online_class=PrioritizedReplayBuffer),
+        buffer_size=500,
+        device="cpu",
+    )
+    model.learn(60, callback=PrioritizedReplayCallback())
+    assert len(model.replay_buffer.online.priorities().unique()) > 10 and model.replay_buffer.online.drawn is None
 
 
 def test_callback_refusals():

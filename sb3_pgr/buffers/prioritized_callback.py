@@ -13,8 +13,9 @@ from sb3_pgr.buffers.prioritized import PrioritizedReplayBuffer
 
 class PrioritizedReplayCallback(BaseCallback):
     """
-    Keeps the priorities of a ``PrioritizedReplayBuffer`` up to date for unmodified SB3 ``DQN``, ``SAC``, ``TD3`` and
-    ``DDPG``: after every round of training, the TD errors of the rows it drew are computed anew (one forward pass).
+    Keeps the priorities of a ``PrioritizedReplayBuffer``, alone or in a mixture, up to date for unmodified SB3 ``DQN``,
+    ``SAC``, ``TD3`` and ``DDPG``: after every round of training, the TD errors of the rows it drew are computed anew (one
+    forward pass).
 
     SB3's losses do not read importance weights, so the bias of prioritized sampling is not corrected; ``REDQ`` does
     correct it, and needs no callback.
@@ -24,31 +25,36 @@ class PrioritizedReplayCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         buffer = getattr(self.model, "replay_buffer", None)
-        if not isinstance(buffer, PrioritizedReplayBuffer):
+        candidates = (buffer, *getattr(buffer, "sources", {}).values())
+        self.buffers = [part for part in candidates if isinstance(part, PrioritizedReplayBuffer)]
+        if not self.buffers:
             raise TypeError(
-                f"PrioritizedReplayCallback needs replay_buffer_class=PrioritizedReplayBuffer, found {type(buffer).__name__}."
+                f"PrioritizedReplayCallback needs replay_buffer_class=PrioritizedReplayBuffer, found {type(buffer).__name__} "
+                "(a mixture of buffers needs online_class=PrioritizedReplayBuffer)."
             )
-        self.buffer = buffer
         self.td_error = td_error_function(self.model)
-        buffer.remember_draws()
+        for part in self.buffers:
+            part.remember_draws()
 
     def _on_rollout_start(self) -> None:  # SB3 calls it after each round of training
         self._update()
 
     def _on_training_end(self) -> None:
         self._update()
-        self.buffer.drawn = None
+        for buffer in self.buffers:
+            buffer.drawn = None
 
     def _on_step(self) -> bool:
         return True
 
     def _update(self) -> None:
-        assert self.buffer.drawn is not None
-        for indices in self.buffer.drawn:
-            batch = self.buffer.rows(indices, self.model.get_vec_normalize_env())
-            with th.no_grad():
-                self.buffer.update_priorities(indices, self.td_error(self.model, batch))
-        self.buffer.drawn.clear()
+        for buffer in self.buffers:
+            assert buffer.drawn is not None
+            for indices in buffer.drawn:
+                batch = buffer.rows(indices, self.model.get_vec_normalize_env())
+                with th.no_grad():
+                    buffer.update_priorities(indices, self.td_error(self.model, batch))
+            buffer.drawn.clear()
 
 
 def td_error_function(model: Any) -> Callable[[Any, Any], th.Tensor]:

@@ -22,6 +22,10 @@ N_REPORTED = 4_000
 COPIES = 6  # of what is drawn, at the most, on the way into a buffer
 
 
+class GeneratorMismatchError(RuntimeError):
+    """What was saved does not go with this relevance or these heads (SB3's ``load`` takes ValueErrors for something else)."""
+
+
 @dataclass
 class RefitReport:
     """
@@ -290,15 +294,18 @@ class Imagination:
         """
         Put back what ``state_dict`` returned.
 
-        :raises RuntimeError: if it is of other sizes, another relevance or other heads
+        :raises GeneratorMismatchError: if it is of another relevance or other heads
+        :raises RuntimeError: if it is of other sizes
         """
         if state["relevance_of"] != type(self.relevance).__name__:
-            raise RuntimeError(f"Saved with relevance {state['relevance_of']}; this one has {type(self.relevance).__name__}.")
+            raise GeneratorMismatchError(
+                f"Saved with relevance {state['relevance_of']}; this one has {type(self.relevance).__name__}."
+            )
         self.generator.load_state_dict(state["generator"])
         self.relevance.load_state_dict(state["relevance"])
         for name, head in (("dynamics", self.dynamics), ("termination", self.termination)):
             if (head is None) != (state[name] is None):
-                raise RuntimeError("The saved generator and this one differ in dynamics_head or terminals.")
+                raise GeneratorMismatchError("The saved generator and this one differ in dynamics_head or terminals.")
             if head is not None:
                 head.load_state_dict(state[name])
         set_generator_state(self.random, state["random"])

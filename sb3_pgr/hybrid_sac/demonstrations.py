@@ -45,6 +45,7 @@ class DemonstrationSAC(SAC):
     episode_log: EpisodeLog
     _pictures: list[str]
     _offline: bool
+    demo_share: float
     _warned_of_returns: bool
     _observed: list[str]  # fingerprints of demonstrations that are in the statistics of the state
 
@@ -183,6 +184,11 @@ class DemonstrationSAC(SAC):
         self._check_returns(self.episode_log.step(reward, dones, infos))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """As SB3's. A model that was given a ``dataset`` goes on online: its rows are demonstrations from here on."""
+        super().set_env(env, force_reset)
+        self.dataset = None
+
     def begin_episodes(self) -> None:
         """Forget the beginnings of the running episodes: all environments were reset."""
         self.episode_log.begin()
@@ -228,5 +234,11 @@ class DemonstrationSAC(SAC):
             log_interval = 1_000 if log_interval is None else log_interval
             return self.learn_offline(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         self._offline = False  # a checkpoint that was taken offline says otherwise
+        if self._observed and self.demo_share > 0 and self.replay_buffer.demonstrations.size() == 0:
+            warnings.warn(
+                "This model has learned from demonstrations, which are not saved with it, and goes on without: give them "
+                "again (load(path, demonstrations=...) or add_demonstrations).",
+                stacklevel=2,
+            )
         log_interval = 4 if log_interval is None else log_interval
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

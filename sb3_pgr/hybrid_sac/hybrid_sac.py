@@ -182,6 +182,8 @@ class HybridSAC(DemonstrationSAC):
         self._warned_of_returns = False
         self._observed = []
         if _init_setup_model:
+            if env is None:
+                raise ValueError("HybridSAC needs an environment, for its spaces; learn_offline takes no step in it.")
             require_cuda(cuda_graph, self.device)
             if dataset is not None:
                 self.dataset = demonstrations = self._fitted(dataset)

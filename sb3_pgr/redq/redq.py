@@ -199,6 +199,9 @@ class REDQ(SAC):
 
     def _accept_replay_buffer(self, replaced: ReplayBuffer | None) -> None:
         """Check what was loaded in place of ``replaced``."""
+        assert self.replay_buffer is not None
+        if replaced is not None and self.replay_buffer.n_envs != replaced.n_envs:
+            raise ValueError(f"The replay buffer is of {self.replay_buffer.n_envs} environments, not of {replaced.n_envs}.")
         check_discount(self.replay_buffer, self.gamma)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:

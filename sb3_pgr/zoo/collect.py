@@ -168,14 +168,21 @@ def _noise(args: argparse.Namespace, env: VecEnv) -> ActionNoise | None:
     return kind(mean, args.noise_std * np.ones_like(mean))
 
 
-def _whole_episodes(dataset: OfflineDataset, buffer: Any) -> OfflineDataset:
-    """Without the running episode of each environment, which the checkpoint cut, and those whose beginning was overwritten."""
+def _whole_episodes(dataset: OfflineDataset, buffer: Any, time_limit: int) -> OfflineDataset:
+    """
+    Without the running episode of each environment, which the checkpoint cut, and those whose beginning was overwritten.
+
+    :param time_limit: steps of an episode that nothing else ends; 0 if unknown: then the longest one counts as whole
+    """
     ends = dataset.episode_ends
     starts = np.concatenate([[0], ends[:-1] + 1])
     newest = (ends + 1) % buffer.size() == 0
-    is_piece = newest & ~dataset.terminals[ends] & (ends - starts + 1 < (ends - starts + 1).max())
+    lengths = ends - starts + 1
+    is_piece = newest & ~dataset.terminals[ends] & (lengths < max(time_limit, lengths.max()))
     if buffer.full:
         is_piece |= starts % buffer.size() == 0
+    if is_piece.all():
+        print("No episode is whole yet: returns and lengths are those of what there is.")
     if not is_piece.any() or is_piece.all():
         return dataset
     print(f"Left out: {is_piece.sum()} episodes of which the buffer has only a part.")
@@ -192,7 +199,8 @@ def _replay(saved: SavedModel, args: argparse.Namespace) -> OfflineDataset:
     buffer = getattr(model.replay_buffer, "online", model.replay_buffer)
     if buffer.size() == 0:
         raise UsageError(f"{checkpoint} has an empty replay buffer: that run learned from a dataset.")
-    dataset = _whole_episodes(load_dataset(buffer), buffer)
+    time_limit = run_env_kwargs(saved.run, args.env).get("max_episode_steps", gym.spec(args.env).max_episode_steps)
+    dataset = _whole_episodes(load_dataset(buffer), buffer, time_limit or 0)
     n = args.episodes
     if args.rows is not None:
         n = int(np.searchsorted(dataset.episode_ends, args.rows - 1)) + 1

@@ -30,6 +30,7 @@ from sb3_pgr.common.progress_csv import ResumableCSV
 from sb3_pgr.common.run_files import VIDEOS
 from sb3_pgr.envs import sb3_vec_env
 from sb3_pgr.envs.rendering import require_renderer
+from sb3_pgr.generative.imagination import GeneratorMismatchError
 from sb3_pgr.offline.dataset import DatasetError, OfflineDataset
 from sb3_pgr.rewards import let_task_judge
 from sb3_pgr.zoo.arguments import option
@@ -274,7 +275,7 @@ class Manager(ExperimentManager):
             raise
         except DatasetError as error:  # it names its file
             raise UsageError(str(error)) from error
-        except (ValueError, AssertionError) as error:  # SB3 asserts what it cannot do
+        except (ValueError, AssertionError, GeneratorMismatchError) as error:  # SB3 asserts what it cannot do
             advice = (
                 "; choose it by -params policy:\"'MultiInputPolicy'\", or in a file for -conf." if _MULTI in str(error) else ""
             )
@@ -395,7 +396,9 @@ class Manager(ExperimentManager):
                 self.checkpoint.release()
             _end(self.callbacks)
             assert model.env is not None
-            model.env.close()
+            evaluated = [callback.eval_env for callback in self.callbacks if isinstance(callback, EvalCallback)]
+            for env in (model.env, *evaluated):
+                env.close()
             model.logger.close()
 
 

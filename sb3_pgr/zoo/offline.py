@@ -12,6 +12,10 @@ from sb3_pgr.offline.dataset import ENV_KWARGS, WRAPPING, DatasetError, OfflineD
 from sb3_pgr.offline.readers import load_dataset
 from sb3_pgr.offline.spaces_only import SpacesOnly
 from sb3_pgr.zoo.errors import UsageError
+from sb3_pgr.zoo.run_folder import TRAINING_ONLY
+
+# Arguments of environments that change nothing in what is recorded.
+_NOT_THE_TASK = ("render_mode", "render_camera", "width", "height", "camera_id", "models", "fingerprints")
 
 STAND_IN = "dataset/"  # namespace of environments that are none
 
@@ -80,6 +84,8 @@ def recorded_with(
         for known, chosen in ((arguments, env_kwargs), (around, hyperparams)):
             for name in sorted(name for name in known if chosen.get(name, known[name]) != known[name]):
                 print(f"{dataset.source} was recorded with {name}={known[name]!r}; here it is {chosen[name]!r}.")
+        for name in sorted(env_kwargs.keys() - arguments.keys() - {*TRAINING_ONLY, *_NOT_THE_TASK}):
+            print(f"{dataset.source} was recorded without {name}, which here is {env_kwargs[name]!r}.")
         for name in (name for name in around if name != "frame_stack" and name not in hyperparams):
             raise UsageError(
                 f"{dataset.source} was recorded inside of a wrapper, which is not taken from the file. "
