@@ -148,3 +148,17 @@ def test_gems_offline():
 def test_study_of_generative_replay(study):
     table = (RESULTS.parent / "pgr_study" / study / "table.md").read_text()
     assert table in (ROOT / "docs" / "pgr_study.md").read_text()
+
+
+def test_targets_of_generated_rows():
+    """A number for each seed, in the order of the file."""
+    file = json.loads((RESULTS.parent / "pgr_study" / "unseen" / "targets.json").read_text())["runs"]
+    errors = ("generated_error", "error_of_missed_ends", "error_of_false_ends", "error_of_other_rows")
+    names = (*errors, "real_value_above_target", "new_value_above_target")
+    found: dict[tuple[str, str], list[list[str]]] = {}
+    for run, values in file.items():
+        task, arm, _ = run.split()
+        cells = [f"{values[name]:.1f}".replace("-0.0", "0.0") if name in values else "" for name in names]
+        found.setdefault((f"`{task}`", arm), []).append(cells)
+    for task, arm, *cells in table("pgr_study", "| task | arm | generated targets"):
+        assert cells == [", ".join(seeds).strip(", ") for seeds in zip(*found[task, arm], strict=True)]

@@ -142,15 +142,17 @@ def test_report_of_what_there_is(report, tmp_path):
     assert found["one"]["iqm"] == pytest.approx(0.25)  # of 0.1, 0.3, 0.2, 0.4 the middle two
 
 
-def test_table_of_more_tasks_than_arms(report, tmp_path):
-    study = {"name": "tall", "n_timesteps": 20, "tasks": ["a/b", "c", "d"], "seeds": [0, 1], "arms": {"one": {}, "two": {}}}
+def test_table_of_many_tasks(report, tmp_path):
+    arms = {"one": {}, "none": {}, "two": {}}
+    study = {"name": "tall", "n_timesteps": 20, "tasks": ["a/b", "c", "d"], "seeds": [0, 1], "arms": arms}
     for task, arm, seed, value in (("a/b", "one", 0, 3), ("a/b", "one", 1, 5), ("a/b", "two", 1, 2), ("d", "two", 0, 7)):
         rows = [{"timesteps": steps, "return_mean": value, "cpu_seconds": 3.0 * value * steps} for steps in (10, 20)]
         report.write(report.result_file(study, task, arm, seed), rows)
     report.report(study)
     assert (tmp_path / "pgr_study" / "tall" / "table.md").read_text().splitlines() == [
-        "| task | one | minutes | two | minutes |",
-        "|---|---|---|---|---|",
-        "| `a/b` | 4 (3, 5) | 4 | 2 | 2 |",
-        "| `d` |  |  | 7 | 7 |",
+        "| task | one | two |",
+        "|---|---|---|",
+        "| `a/b` | 4 (3, 5) | 2 |",
+        "| `d` |  | 7 |",
+        "| minutes a run | 4 to 4 | 2 to 7 |",
     ]

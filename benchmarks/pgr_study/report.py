@@ -21,6 +21,7 @@ MEASURES = {
     "pgr/dynamics_error": "dynamics error, generated rows",
 }
 MOST_CURVES = 8
+MOST_WIDE = 2  # tasks side by side in a table
 PANELS_PER_LINE = 3
 
 
@@ -77,8 +78,7 @@ def report(study: dict[str, Any]) -> None:
     if "scales" in study:
         result["aggregate"] = _aggregate(table, study["scales"])
     (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    has_runs = {arm for arms in table.values() for arm in arms}
-    text = _by_task(table, study["arms"]) if len(study["tasks"]) > len(has_runs) else _markdown(table, study["arms"])
+    text = _by_task(table) if len(study["tasks"]) > MOST_WIDE else _markdown(table, study["arms"])
     (folder / "table.md").write_text(text)
     print(text)
     for arm, row in result.get("aggregate", {}).items():
@@ -101,15 +101,16 @@ def _markdown(table: dict[str, dict[str, Any]], arms: dict[str, dict[str, Any]])
     return "\n".join(lines) + "\n"
 
 
-def _by_task(table: dict[str, dict[str, Any]], arms: dict[str, dict[str, Any]]) -> str:
-    """A row for each task, and in it of each arm: mean of the last returns and each; minutes of one core."""
-    lines = ["| task |" + "".join(f" {arm} | minutes |" for arm in arms), "|---" * (2 * len(arms) + 1) + "|"]
+def _by_task(table: dict[str, dict[str, Any]]) -> str:
+    """A row for each task, and in it of each arm with runs: mean of the last returns and each; last, minutes of one core."""
+    arms = list(dict.fromkeys(arm for of_task in table.values() for arm in of_task))
+    lines = ["| task |" + "".join(f" {arm} |" for arm in arms), "|---" * (len(arms) + 1) + "|"]
     for task, of_task in table.items():
-        cells = [f"`{task}`"]
-        for arm in arms:
-            row = of_task.get(arm)
-            cells += [_returns(row), f"{row['cpu_minutes']:.0f}"] if row else ["", ""]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [_returns(of_task[arm]) if arm in of_task else "" for arm in arms]
+        lines.append("| " + " | ".join([f"`{task}`", *cells]) + " |")
+    minutes = [[of_task[arm]["cpu_minutes"] for of_task in table.values() if arm in of_task] for arm in arms]
+    cells = [f"{min(of_arm):.0f} to {max(of_arm):.0f}" for of_arm in minutes]
+    lines.append("| " + " | ".join(["minutes a run", *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
