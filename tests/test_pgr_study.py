@@ -142,6 +142,19 @@ def test_report_of_what_there_is(report, tmp_path):
     assert found["one"]["iqm"] == pytest.approx(0.25)  # of 0.1, 0.3, 0.2, 0.4 the middle two
 
 
+def test_how_far_the_first_arm_is_ahead(report):
+    """Seeds that are all alike leave nothing to chance; of others, the interval is that of two independent means."""
+    low, high = np.tile([0.1, 0.4, 0.2, 0.3], (3, 1)), np.tile([0.2, 0.5, 0.3, 0.4], (3, 1))
+    assert report._ahead(high, low) == {"iqm": 0.1, "interval_95": [0.1, 0.1]}
+    random = np.random.default_rng(0)
+    first, second = random.normal(size=(2, 40, 1))
+    found = report._ahead(first, second)
+    low, high = found["interval_95"]
+    assert low < found["iqm"] < high
+    spread = 1.25 * np.sqrt(2 / 40)  # of a difference of interquartile means of normal numbers, whose efficiency is about 0.84
+    assert (high - low) / (2 * 1.96) == pytest.approx(spread, rel=0.35)
+
+
 def test_table_of_many_tasks(report, tmp_path):
     arms = {"one": {}, "none": {}, "two": {}}
     study = {"name": "tall", "n_timesteps": 20, "tasks": ["a/b", "c", "d"], "seeds": [0, 1], "arms": arms}
