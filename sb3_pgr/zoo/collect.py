@@ -183,7 +183,8 @@ def _whole_episodes(dataset: OfflineDataset, buffer: Any, time_limit: int) -> Of
         is_piece |= starts % buffer.size() == 0
     if is_piece.all():
         print("No episode is whole yet: returns and lengths are those of what there is.")
-    if not is_piece.any() or is_piece.all():
+        return dataset
+    if not is_piece.any():
         return dataset
     print(f"Left out: {is_piece.sum()} episodes of which the buffer has only a part.")
     return dataset.select_episodes(np.flatnonzero(~is_piece))
