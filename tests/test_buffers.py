@@ -287,6 +287,27 @@ def test_n_steps_as_sb3(n, n_envs):
         th.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_rewards_of_n_steps_are_normalised_as_sb3():
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    env.reset()
+    for _ in range(20):
+        env.step(np.array([env.action_space.sample()]))
+    kwargs = dict(device="cpu", n_steps=3, gamma=0.9)
+    theirs, ours = (
+        cls(20, env.observation_space, env.action_space, **kwargs) for cls in (NStepReplayBuffer, TensorReplayBuffer)
+    )
+    random = np.random.default_rng(0)
+    for i in range(12):
+        row = (*random.normal(size=(2, 1, 3)), random.uniform(-1, 1, (1, 1)), -50 * random.random(1), np.array([i % 5 == 4]))
+        for buffer in (theirs, ours):
+            buffer.add(*row, [{}])
+    np.random.seed(0)
+    expected = theirs.sample(32, env)
+    np.random.seed(0)
+    th.testing.assert_close(ours.sample(32, env).rewards, expected.rewards)
+    assert expected.rewards.min() > -40  # raw ones of three steps go down to -100
+
+
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_storage_of_a_device(n_envs):
     """What happens on a GPU (rows collected on the host, growth by doubling), tried on the CPU."""

@@ -105,6 +105,22 @@ def test_random_actions():
     assert collect(envs({}), None, rows=400, seed=1).fingerprint != everything.fingerprint
 
 
+def test_long_episodes_are_not_left_out():
+    dataset = collect(envs(dict(length=2), dict(length=50)), Half(), rows=4)
+    assert 50 in dataset.episode_lengths
+
+
+def test_noise_starts_anew_with_each_episode():
+    class Noise(NormalActionNoise):
+        n_resets = 0
+
+        def reset(self):
+            Noise.n_resets += 1
+
+    collect(envs(dict(length=2)), Half(), episodes=5, action_noise=Noise(np.zeros(2), np.ones(2)))
+    assert Noise.n_resets >= 5
+
+
 class Remembers:
     """A recurrent policy: its first number is how many steps it has seen of the episode."""
 

@@ -202,3 +202,17 @@ def test_schedule_of_the_actor(tmp_path):
     assert model.policy.critic.optimizer.param_groups[0]["lr"] == 3e-4
     model.save(tmp_path / "model.zip")
     assert CQL.load(tmp_path / "model.zip", device="cpu").actor_lr_schedule(0.5) == 5e-4
+
+
+def test_gaps_are_clipped_row_by_row():
+    model = build(clip_gap=(-0.01, 0.01))
+    batch = {name: part[0] for name, part in model.replay_buffer.sample_block(1, 32)._asdict().items() if part is not None}
+    batch |= {name: part[0] for name, part in model._noise(1, 32).items()}
+    with th.no_grad():
+        actor = model.policy.actor
+        here, following = (actor.get_action_dist_params(batch[name])[:2] for name in ("observations", "next_observations"))
+        values = model.policy.critic.q_values(batch["observations"], batch["actions"])
+        gap = model._soft_maximum(batch, values, here, following) - values
+        low, high = gap.quantile(0.3).item(), gap.quantile(0.7).item()
+        model.clip_gap = (low, high)
+        th.testing.assert_close(model._critic_loss(batch)[1], gap.clamp(low, high).mean(1))

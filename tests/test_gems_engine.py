@@ -293,3 +293,13 @@ def test_numbers_of_many_items():
 def test_one_slate_for_all_climbs():
     slate = hill_climbed_slate(GemsEngine(draw_items()), n_users=50, tries=120)
     assert slate.shape == (10,) and play(ConstantSlate(slate), n=300).mean() > 120  # random constant slates earn 60 to 90
+
+
+def test_a_state_can_be_gone_back_to_more_than_once():
+    engine = make_engine("focused", "topdown", horizon=5)
+    engine.reset(np.arange(50))
+    state, slates, futures = engine.get_state(), np.tile(np.arange(10), (50, 1)), []
+    for _ in range(2):
+        engine.set_state(state)
+        futures.append([engine.step(slates).probabilities for _ in range(4)])
+    np.testing.assert_array_equal(*futures)

@@ -486,6 +486,16 @@ def test_actions_of_the_policy():
         buffer(policy_actions=True, generator=TINY | dict(dynamics_head=False))
 
 
+def test_actions_of_a_stochastic_policy_are_drawn():
+    policy_actions = REPLAY | dict(policy_actions=True, relevance="uniform")
+    trained = model(SAC, replay_buffer_kwargs=policy_actions).learn(101, GenerativeReplayCallback(), log_interval=None)
+    trained.replay_buffer.refit()
+    source = trained.replay_buffer.sources["synthetic"]
+    rows = source.rows(th.arange(source.size()))
+    with th.no_grad():
+        assert (rows.actions - trained.actor(rows.observations, deterministic=True)).abs().mean() > 0.05
+
+
 @pytest.mark.parametrize("kind", [SAC, TD3])
 def test_actions_of_the_policy_leave_global_random_numbers_alone(kind):
     trained = model(kind, replay_buffer_kwargs=REPLAY | dict(policy_actions=True))

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from reach import SMALL, Reach, demonstrations
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -12,11 +13,13 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 
 from sb3_pgr import DemonstrationReplayBuffer, HybridSAC
-from sb3_pgr.buffers import TensorReplayBuffer
+from sb3_pgr.buffers import GraspReplayBuffer, TensorReplayBuffer
 from sb3_pgr.common.checkpoint import load_checkpoint, save_checkpoint
 from sb3_pgr.common.vision import shifted
 from sb3_pgr.hybrid_sac.episode_log import EpisodeLog
 from sb3_pgr.offline import DatasetError, load_dataset
+
+OBS, ACT = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
 
 
 def test_interventions_replace_actions_and_join_demonstrations():
@@ -313,3 +316,31 @@ def test_episodes_that_were_cut_are_not_counted_on():
     model.learn(12)  # the environment is reset, 8 steps into an episode of 20
     model.learn(20)
     assert [episode.steps for episode in model.episode_log._episodes] == [20, 20]
+
+
+def test_grasp_penalties_of_several_environments():
+    buffer, shape = GraspReplayBuffer(20, OBS, ACT, "cpu", n_envs=2), (3, 2)
+    infos = [[{"grasp_penalty": -float(10 * step + env)} for env in range(2)] for step in range(3)]
+    buffer.extend(np.zeros((*shape, 3)), np.zeros((*shape, 3)), np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape), infos)
+    assert buffer.rows(th.arange(6)).grasp_penalties.flatten().tolist() == [0, -1, -10, -11, -20, -21]
+
+
+@pytest.mark.parametrize("infos", [[{"grasp_penalty": -0.5}, {}], [[{"grasp_penalty": -0.5}], [{}]]])
+def test_grasp_penalties_of_one_environment(infos):
+    buffer = GraspReplayBuffer(20, OBS, ACT, "cpu")
+    buffer.extend(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 2)), np.zeros(2), np.zeros(2), infos)
+    assert buffer.rows(th.arange(2)).grasp_penalties.flatten().tolist() == [-0.5, 0]
+
+
+def test_demonstrations_cut_by_a_time_limit_go_on_in_their_values():
+    model = HybridSAC("MlpPolicy", Reach(), demonstrations(), "single-arm-learned-gripper", **SMALL)
+    stored = model.replay_buffer.demonstrations
+    assert stored.dones[:40].sum() == 2 == stored.timeouts[:40].sum()
+    assert stored.rows(th.arange(40)).dones.sum() == 0
+
+
+def test_random_grasps_are_stored_as_they_were_taken():
+    env = Reach(low=-2.0, high=2.0)
+    model = HybridSAC("MlpPolicy", env, setup_mode="single-arm-learned-gripper", grasp_epsilon=1.0, **SMALL)
+    model.learn(60)
+    np.testing.assert_allclose(model.replay_buffer.online.actions[:60, 0] * 2, np.array(env.taken), atol=1e-6)

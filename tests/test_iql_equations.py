@@ -158,3 +158,14 @@ def test_networks_start_orthogonal():
     th.testing.assert_close(weight @ weight.T, 2 * th.eye(8), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"expectile=1\.0"):
         build(expectile=1.0)
+
+
+def test_bounds_of_the_policy():
+    """Its standard deviation is at most e^2, and samples are actions."""
+    actor = build().policy.actor
+    with th.no_grad():
+        actor.log_std.fill_(5.0)
+    obs = th.zeros(200, 3)
+    assert actor.sample(obs).abs().max() <= 1
+    likeliest = -2 * (2 + 0.5 * math.log(2 * math.pi))
+    th.testing.assert_close(actor.log_prob(obs[:1], actor(obs[:1])), th.tensor([likeliest]))

@@ -594,3 +594,12 @@ def test_arguments_are_checked_when_built_and_when_loaded(algorithm, kwargs, dat
     algorithm("MlpPolicy", dataset=data, **small).save(tmp_path / "model")
     with pytest.raises(ValueError, match=f"{name}={value}"):
         algorithm.load(tmp_path / "model", **kwargs)
+
+
+def test_bound_of_values_is_of_mapped_rewards():
+    data = pendulum()
+    model = IQL("MlpPolicy", dataset=data, reward_transform=(10.0, 1.0), **SMALL)
+    largest = np.abs(10 * np.asarray(data["rewards"]) + 1).max()
+    assert model.value_bound == pytest.approx(largest / (1 - model.gamma), rel=1e-5)
+    model.learn(20)
+    assert not model.policy.training

@@ -356,3 +356,34 @@ def test_on_a_gpu():
     with pytest.raises(ValueError, match="first"):  # told at the next call
         buffer.update_priorities(batch.indices, th.rand(8, device="cuda"))
     assert pickle.loads(pickle.dumps(buffer)).priorities().device.type == "cuda"
+
+
+def test_td_errors_of_n_step_returns():
+    replay = dict(replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(n_steps=3, gamma=0.9))
+    small = dict(gamma=0.9, learning_starts=20, batch_size=16, buffer_size=200, seed=0, device="cpu")
+    model = SAC("MlpPolicy", "Pendulum-v1", **small, **replay).learn(40, PrioritizedReplayCallback())
+    batch = model.replay_buffer.rows(th.arange(16))
+    assert batch.discounts.min() < 0.8
+    with th.no_grad():
+        th.manual_seed(0)
+        actions, log_prob = model.actor.action_log_prob(batch.next_observations)
+        values = th.cat(model.critic_target(batch.next_observations, actions), 1).amin(1, keepdim=True)
+        values -= model.log_ent_coef.exp() * log_prob[:, None]
+        targets = batch.rewards + (1 - batch.dones) * batch.discounts * values
+        expected = (th.cat(model.critic(batch.observations, batch.actions), 1) - targets).abs().mean(1)
+        th.manual_seed(0)
+        th.testing.assert_close(td_error_function(model)(model, batch), expected)
+
+
+def test_priorities_are_of_normalised_rows():
+    env = VecNormalize(make_vec_env("CartPole-v1"))
+    small = dict(learning_starts=20, batch_size=16, train_freq=20, gradient_steps=1, buffer_size=200, seed=0, device="cpu")
+    replay = dict(replay_buffer_class=PrioritizedReplayBuffer, replay_buffer_kwargs=dict(alpha=1.0))
+    model = DQN("MlpPolicy", env, **small, **replay)
+    drawn, sample = [], model.replay_buffer.sample
+    model.replay_buffer.sample = lambda *args, **kwargs: drawn.append(sample(*args, **kwargs)) or drawn[-1]
+    model.learn(40, PrioritizedReplayCallback())
+    index = drawn[-1].indices
+    with th.no_grad():
+        errors = td_error_function(model)(model, model.replay_buffer.rows(index, env))
+    th.testing.assert_close(model.replay_buffer.priorities().flatten()[index], errors + 1e-6)

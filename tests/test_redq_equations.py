@@ -259,3 +259,13 @@ def test_ensemble_keeps_the_contract_of_sb3():
     assert isinstance(values, tuple) and [value.shape for value in values] == [(7, 1)] * N
     th.testing.assert_close(critic.q1_forward(obs, actions), values[0])
     th.testing.assert_close(critic.q_values(obs, actions, th.tensor([3, 1])), th.stack([values[3][:, 0], values[1][:, 0]]))
+
+
+def test_targets_have_dropout_too():
+    """As in DroQ (Hiraoka et al. 2021)."""
+    model = REDQ("MlpPolicy", Spaces(), n_critics=2, device="cpu", policy_kwargs=dict(net_arch=[64], dropout_rate=0.5))
+    rows = th.randn(4, OBS), th.randn(4, ACT)
+    for training in (True, False):
+        model.policy.set_training_mode(training)
+        first, second = (model.critic_target.q_values(*rows) for _ in range(2))
+        assert th.equal(first, second) != training

@@ -3,6 +3,8 @@ import pytest
 import torch as th
 from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DDPG, DQN, SAC, TD3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import REDQ
 from sb3_pgr.generative.critics import ModelValues
@@ -259,3 +261,17 @@ class Valueless(Relevance):
 def test_what_is_no_relevance(given, message):
     with pytest.raises(ValueError, match=message):
         make_relevance(given)
+
+
+def test_td_errors_are_of_normalised_rewards():
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    env.reset()
+    for _ in range(20):
+        env.step(np.array([env.action_space.sample()]))
+    model = SAC("MlpPolicy", env, policy_kwargs=dict(net_arch=[8]), seed=0, device="cpu")
+    rows = transitions(6, action_dim=1) | {"dones": th.ones(6, 1)}  # nothing follows: targets are rewards
+    with th.no_grad():
+        values = th.cat(model.critic(rows["observations"], rows["actions"]), 1).mean(1)
+    rewards = th.as_tensor(env.normalize_reward(rows["rewards"].numpy()), dtype=th.float32).flatten()
+    assert (rewards - rows["rewards"].flatten()).abs().max() > 0.1
+    th.testing.assert_close(ModelValues(model, lambda obs: obs).td_errors(rows), rewards - values)

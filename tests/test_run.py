@@ -287,3 +287,12 @@ def test_n_step_returns_follow_the_models_discount_and_its_episodes():
     with pytest.raises(ValueError, match=r"discounted by 0\.99, the model has gamma=0\.8"):  # the demonstrations' rows
         REDQ("MlpPolicy", "Pendulum-v1", replay_buffer_kwargs=kwargs, **mixture)
     REDQ("MlpPolicy", "Pendulum-v1", replay_buffer_kwargs=kwargs | dict(gamma=0.8), **mixture)
+
+
+def test_a_refused_replay_buffer_leaves_the_own_one(tmp_path):
+    build("redq", replay_buffer_kwargs=dict(n_steps=3)).save_replay_buffer(tmp_path / "replay.pkl")
+    model = build("redq", gamma=0.5)
+    own = model.replay_buffer
+    with pytest.raises(ValueError, match="discounted"):
+        model.load_replay_buffer(tmp_path / "replay.pkl")
+    assert model.replay_buffer is own

@@ -79,6 +79,7 @@ def values_and_targets(model: Any, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return model.critic.q_values(rows["observations"], rows["actions"]).mean(0).numpy(), target.numpy()
 
 
+@th.no_grad()
 def measure(study: dict[str, Any], task: str, arm: str, seed: int, checkpoint: Path) -> dict[str, float]:
     model = new_model(study, task, arm, seed, "cpu")
     load_checkpoint(model, checkpoint)
@@ -90,10 +91,11 @@ def measure(study: dict[str, Any], task: str, arm: str, seed: int, checkpoint: P
         chosen = th.randint(len(rows["rewards"]), (ROWS,), generator=random)
         return {name: rows[name][chosen].float() for name in PARTS}
 
-    found: dict[str, float] = {}
+    found: dict[str, float] = {"ent_coef": model.log_ent_coef.exp().item()}
     for name, rows in (("real", some(replay.real_transitions())), ("new", simulator.play(model))):
         values, target = values_and_targets(model, rows)
         found |= {f"{name}_value": values.mean(), f"{name}_value_above_target": (values - target).mean()}
+        found[f"{name}_entropy"] = -model.actor.action_log_prob(rows["observations"])[1].mean()
     if generated.size() > 0:
         rows = some(generated.rows(th.arange(generated.size()))._asdict())
         known = th.as_tensor(simulator.probe.known(rows["observations"].numpy()))

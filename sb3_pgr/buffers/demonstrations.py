@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pgr.buffers.fields import FieldType, scaled_actions
+from sb3_pgr.buffers.fields import FieldType, infos_by_step, scaled_actions
 from sb3_pgr.buffers.mixture import ONLINE, MixtureReplayBuffer
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 from sb3_pgr.common.vision import images_as_in
@@ -67,7 +67,9 @@ class GraspReplayBuffer(TensorReplayBuffer):
     ) -> None:
         if extra is None:
             n = len(reward) * self.n_envs
-            penalties = [info.get("grasp_penalty", 0.0) for step in infos for info in step] if infos else [0.0] * n
+            penalties = (
+                [info.get("grasp_penalty", 0.0) for step in infos_by_step(infos) for info in step] if infos else [0.0] * n
+            )
             extra = {"grasp_penalties": _penalties(penalties, n, 'info["grasp_penalty"]').reshape(-1, self.n_envs)}
         super().extend(obs, next_obs, action, reward, done, infos, timeouts, extra)
 

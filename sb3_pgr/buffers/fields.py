@@ -108,6 +108,11 @@ def as_tensor(value: Any) -> th.Tensor:
         return th.as_tensor(np.asarray(value))
 
 
+def infos_by_step(infos: Any) -> list[Any]:
+    """Infos per step, per environment, of those of ``extend``: the axis of a single environment may have been left out."""
+    return [[step] if isinstance(step, Mapping) else step for step in infos or ()]
+
+
 class FromShapes:
     """Lets a buffer be built without spaces."""
 

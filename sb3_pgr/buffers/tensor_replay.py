@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_map, tree_map_only
 
-from sb3_pgr.buffers.fields import FieldType, FromShapes, action_field, as_tensor
+from sb3_pgr.buffers.fields import FieldType, FromShapes, action_field, as_tensor, infos_by_step
 from sb3_pgr.buffers.normalize import normalize_obs, normalize_reward
 from sb3_pgr.buffers.observations import NEXT_OBS, OBS, ObservationLayout
 from sb3_pgr.buffers.storage import RecordStorage, lives_on_host, usable_device
@@ -263,8 +263,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         if not self.handle_timeout_termination or (timeouts is None and infos is None):
             timeouts = np.zeros((count, self.n_envs), bool)
         elif timeouts is None:
-            steps = [[step] if isinstance(step, Mapping) else step for step in infos or ()]
-            timeouts = [[info.get("TimeLimit.truncated", False) for info in step] for step in steps]
+            timeouts = [[info.get("TimeLimit.truncated", False) for info in step] for step in infos_by_step(infos)]
         given = dict(obs=obs, next_obs=next_obs, action=action, reward=reward, done=done, timeouts=timeouts)
         lengths = {name: len(next(iter(part.values())) if isinstance(part, Mapping) else part) for name, part in given.items()}
         if len(set(lengths.values())) > 1:
