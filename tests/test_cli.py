@@ -133,12 +133,27 @@ def test_recurrent_policies_remember_while_they_are_filmed(tmp_path):
 def test_enjoy_and_plots(trained):
     flags = ["--algo", "redq", "--env", "dmc/cartpole-swingup-v0", "-f", trained]
     assert "Mean reward" in run("enjoy", *flags, "-n", 110)
+    assert "no rl_model_123_steps.zip" in run("enjoy", *flags, "--load-checkpoint", 123, expect=2)
     output = trained / "curve.png"
     run("-a", "redq", "-e", "dmc/cartpole-swingup-v0", "-f", trained, "-o", output, module="sb3_pgr.plots")
     assert output.stat().st_size > 5_000
     columns = ["--columns", "evaluation return", "train/critic_loss"]
     run("plots", "-a", "redq", "-e", "dmc/cartpole-swingup-v0", "-f", trained, "-o", trained / "both.png", *columns)
     assert (trained / "both.png").stat().st_size > output.stat().st_size
+    output = run(
+        "plots",
+        "-a",
+        "redq",
+        "-e",
+        "dmc/cartpole-swingup-v0",
+        "-f",
+        trained,
+        "-o",
+        trained / "both.png",
+        *columns,
+        "train/los",
+    )
+    assert "No run of redq has train/los on dmc/cartpole-swingup-v0" in output
     assert "no evaluation return" in run("plots", "-a", "sac", "-e", "Pendulum-v1", "-f", trained, expect=2)
     nothing = run("plots", "-a", "redq", "-e", "dmc/cartpole-swingup-v0", "-f", trained, "--columns", "train/los", expect=2)
     assert "no train/los" in nothing and "progress.csv" in nothing
@@ -294,7 +309,11 @@ BAD = {
     "stacks": (
         ["train", "--algo", "sac", "--env", "Pendulum-v1", "-params", "normalize:True", "frame_stack:3"], 2, "stacks belong"
     ),
+    "layer": (
+        ["train", "--algo", "redq", "--env", "Pendulum-v1", "-params", "policy_kwargs:dict(net_arch=[-4])"], 2, "negative"
+    ),
     "resume nothing": (["train", "--resume", "nowhere"], 2, "run.json"),
+    "no folder": (["diagnose", "nowhere"], 2, "no folder nowhere"),
     "no run": (["enjoy", "--algo", "redq", "--env", "Pendulum-v1"], 2, "no run of redq"),
 }  # fmt: skip
 

@@ -166,6 +166,9 @@ if __name__ == "__main__":
     if args.run and args.run[1] in study.get("of_earlier_code", ()):
         sys.exit(f"Runs of {args.run[1]} are of earlier code: {study['name']}.yml says which.")
     if args.run:
+        for name, known, chosen in (("task", study["tasks"], args.run[0]), ("arm", list(study["arms"]), args.run[1])):
+            if chosen not in known:
+                sys.exit(f"{study['name']}.yml has no {name} {chosen}; there are {', '.join(known)}.")
         train(study, args.run[0], args.run[1], int(args.run[2]), args.device)
     else:
         failed = 0 if args.report else run_missing(study, args.jobs, args.device)

@@ -69,6 +69,10 @@ class OfflineDataset:
     def __len__(self) -> int:
         return len(self.rewards)
 
+    def __repr__(self) -> str:
+        of = f" of {self.env_id}" if self.env_id else ""
+        return f"OfflineDataset({self.source!r}: {len(self)} rows{of}, {self.observation_space}, {self.action_space})"
+
     @cached_property
     def episode_ends(self) -> np.ndarray:
         """Last row of each episode; the last of all rows ends one."""

@@ -28,7 +28,7 @@ class Report:
     :param page: the HTML file
     :param files: folder of pictures and tables
     :param n_runs: runs that were found
-    :param n_incomplete: runs of which something is broken, missing or not finished
+    :param n_incomplete: runs of which something is broken or missing, that are not finished, or that nothing can be shown of
     :param left_out: videos and pictures for which there was no room
     """
 

@@ -114,7 +114,7 @@ def read_run(place: Place) -> Run:
     if not run.usable:
         problems.append("nothing in it can be shown: it has neither scores of a last policy nor evaluations")
     elif curve is None:
-        problems.append("it has no learning curve: there are no evaluations during training")
+        remarks.append("it has no learning curve: there are no evaluations during training")
     return run
 
 

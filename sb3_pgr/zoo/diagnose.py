@@ -24,6 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="sb3-pgr diagnose", description=__doc__)
     parser.add_argument("run", type=Path, help=f"folder of a run, which holds {FOLDER}/")
     folder = parser.parse_args().run
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}.")
     folder = folder if folder.name == FOLDER else folder / FOLDER
     files = reports(folder)
     if not files:
@@ -52,6 +54,7 @@ def _draw_course(read: list[RefitReport], path: Path) -> None:
             axis.set_ylim(0, 1.1 * max(value for _, value in points) or 1)
         else:
             axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes, fontsize=8)
+            axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("transitions", fontsize=8)
         axis.tick_params(labelsize=7)

@@ -12,7 +12,7 @@ from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.zoo.arguments import import_gym_packages, option, values, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
-from sb3_pgr.zoo.run_folder import find_runs, number_of
+from sb3_pgr.zoo.run_folder import CHECKPOINTS, find_runs, number_of
 from sb3_pgr.zoo.saved_model import make_evaluation_env
 
 
@@ -44,9 +44,17 @@ def main() -> None:
             if run.name != f"{env_name_of(run)}_{number_of(run)}":
                 raise UsageError(f"RL Zoo's enjoy does not find runs of -uuid: `sb3-pgr record-video` films {run}.")
             argv += ["--exp-id", number_of(run)]
-        elif chosen.isdigit() and int(chosen) > 0 and chosen not in map(number_of, runs):
-            there = ", ".join(sorted(map(number_of, runs), key=int))
-            raise UsageError(f"There is no run {chosen} of {algo} on {env_id} in {folder}; there are {there}.")
+        else:
+            run = next((run for run in runs if number_of(run) == chosen), runs[0])
+            if chosen.isdigit() and int(chosen) > 0 and number_of(run) != chosen:
+                there = ", ".join(sorted(map(number_of, runs), key=int))
+                raise UsageError(f"There is no run {chosen} of {algo} on {env_id} in {folder}; there are {there}.")
+        step = "*" if "--load-last-checkpoint" in argv else option(argv, "--load-checkpoint")
+        if step is not None and not any(run.glob(f"rl_model_{step}_steps.zip")):
+            raise UsageError(
+                f"{run} has no rl_model_{step}_steps.zip, which RL Zoo's --save-freq writes; `sb3-pgr record-video` films the "
+                f"models in {CHECKPOINTS}/."
+            )
         if not _can_show(env_id) and "--no-render" not in argv:
             argv.append("--no-render")
             print("Nothing is shown here; `sb3-pgr record-video` films the agent.")

@@ -7,6 +7,8 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from rl_zoo3.utils import get_class_by_name
+
 from sb3_pgr.zoo.errors import UsageError
 
 # Keys that RL Zoo takes out before it calls the constructor.
@@ -19,6 +21,8 @@ GIVEN = frozenset({"self", "env", "seed", "device", "verbose", "tensorboard_log"
 SCHEDULES = frozenset({"learning_rate", "actor_learning_rate", "clip_range", "clip_range_vf", "delta_std"})
 EVALUATED = frozenset({"policy_kwargs", "replay_buffer_kwargs", "replay_buffer_class", "train_freq"})
 PLAIN = (bool, int, float, str, type(None))
+CLASSES = frozenset({"env_wrapper", "vec_env_wrapper", "callback"})  # names of classes, with arguments or without
+COUNTS = frozenset({"n_timesteps", "n_envs", "train_freq"})
 
 
 def check_hyperparams(algorithm: type, hyperparams: dict[str, Any], overrides: Iterable[str], source: str) -> None:
@@ -50,8 +54,10 @@ def hyperparam_problems(algorithm: type, hyperparams: dict[str, Any]) -> list[tu
             problem = f"{algorithm.__name__} has no hyper-parameter '{name}'." + _instead(name, accepted)
         elif name in SCHEDULES:
             problem = _schedule_problem(name, value)
-        elif name in ("n_timesteps", "n_envs"):
-            problem = "" if _is_number(value) else f"{name} must be a number, not {value!r}.{_float_hint(value)}"
+        elif name in CLASSES:
+            problem = _class_problem(name, value)
+        elif name in COUNTS:
+            problem = _count_problem(name, value)
         elif name not in EVALUATED | ZOO_KEYS:
             problem = _type_problem(name, value, parameters[name].annotation)
         else:
@@ -117,6 +123,25 @@ def _schedule_problem(name: str, value: Any) -> str:
     except ValueError:
         return f"{name} must be a number or 'lin_<number>', not {value!r}.{_float_hint(value)}"
     return ""
+
+
+def _class_problem(name: str, value: Any) -> str:
+    """Of one class or a list of them, each with a mapping of arguments or without."""
+    for item in value if isinstance(value, list) else [value]:
+        named = next(iter(item), "") if isinstance(item, dict) else item
+        if isinstance(named, str):
+            try:
+                get_class_by_name(named)
+            except (ImportError, AttributeError, ValueError):
+                return f"{name}: there is no class {named}; name it with its module, as in gymnasium.wrappers.RescaleAction."
+    return ""
+
+
+def _count_problem(name: str, value: Any) -> str:
+    number = value[0] if name == "train_freq" and isinstance(value, list | tuple) and value else value
+    if not _is_number(number):
+        return "" if name == "train_freq" else f"{name} must be a number, not {value!r}.{_float_hint(value)}"
+    return "" if number >= 1 else f"{name} must be at least 1, not {value!r}."
 
 
 def _is_number(value: Any) -> bool:

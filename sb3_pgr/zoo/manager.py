@@ -280,8 +280,8 @@ class Manager(ExperimentManager):
                 "; choose it by -params policy:\"'MultiInputPolicy'\", or in a file for -conf." if _MULTI in str(error) else ""
             )
             raise UsageError(f"{where}: {error}{advice}") from error
-        except TypeError as error:
-            if "unexpected keyword argument" not in str(error):
+        except (TypeError, RuntimeError) as error:
+            if not any(text in str(error) for text in ("unexpected keyword argument", "negative dimension")):
                 raise
             raise UsageError(f"{where}: {error}.") from error
 

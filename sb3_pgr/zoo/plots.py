@@ -29,7 +29,7 @@ def main() -> None:
         resolve_algorithm(algo)
     shape = len(args.columns), len(args.envs)
     figure, axes = plt.subplots(*shape, figsize=(5.5 * shape[1], 3.2 * shape[0] + 0.8), squeeze=False)
-    drawn = 0
+    drawn, missing = 0, list[str]()
     for (row, column), axis in np.ndenumerate(axes):
         env_id, name = args.envs[column], args.columns[row]
         for algo in args.algos:
@@ -44,11 +44,17 @@ def main() -> None:
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines:
             axis.legend(frameon=False)
+        else:
+            axis.text(0.5, 0.5, "no run has it", ha="center", transform=axis.transAxes)
+            axis.set(xticks=[], yticks=[])
+            missing.append(f"{name} on {env_id}")
     if not drawn:
         raise UsageError(
             f"There is no {' or '.join(args.columns)} of {', '.join(args.algos)} on {', '.join(args.envs)} in "
             f"{args.log_folder}; runs evaluate every --eval-freq steps, the names of all else are in their {PROGRESS}."
         )
+    if missing:
+        print(f"No run of {', '.join(args.algos)} has {', '.join(missing)}; names are those of {PROGRESS}.")
     figure.tight_layout()
     args.output.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -32,6 +32,6 @@ def main() -> None:
         raise UsageError(str(error)) from None
     print(f"{report.n_runs} runs: {report.page}; pictures and tables: {report.files}")
     if report.n_incomplete:
-        print(f"{report.n_incomplete} of them are incomplete or broken; the page says how.")
+        print(f"{report.n_incomplete} of them are incomplete, broken or without evaluations; the page says which.")
     if report.left_out:
         print(f"{len(report.left_out)} videos and pictures are left out of the page, which lists them; --embed-mb makes room.")

@@ -146,7 +146,7 @@ def resume_point(run: str | Path) -> Path:
         name = env_name_of(run)
         raise UsageError(f"{run} cannot be resumed: {reason}. A new run can start from its model: -i {Path(run) / name}.zip")
     if checkpoint is None:
-        raise UsageError(f"{run} has no complete checkpoint to resume from; train with --checkpoint-freq to get some.")
+        raise UsageError(f"{run} has no complete checkpoint to resume from; --checkpoint-freq says how often there is one.")
     return checkpoint
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import rl_zoo3.train
 import rl_zoo3.utils
+import torch as th
 
 from sb3_pgr.common.run_files import env_name_of
 from sb3_pgr.envs import resolve_env_id
@@ -55,6 +56,9 @@ def main() -> None:
         number = option(argv, *flags)
         if number is not None and number.removeprefix("-").isdigit() and int(number) < 1:
             raise UsageError(f"{name} must be at least 1.")
+    device = option(argv, "--device") or "auto"
+    if device.startswith("cuda") and not th.cuda.is_available():
+        raise UsageError(f"--device {device}: PyTorch finds no CUDA device here.")
     trained = option(argv, "-i", "--trained-agent")
     if trained is not None and not (trained.endswith(".zip") and Path(trained).is_file()):
         raise UsageError(f"-i {trained}: there is no such zip file of a model.")
