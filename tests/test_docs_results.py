@@ -154,11 +154,14 @@ def test_targets_of_generated_rows():
     """A number for each seed, in the order of the file."""
     file = json.loads((RESULTS.parent / "pgr_study" / "unseen" / "targets.json").read_text())["runs"]
     errors = ("generated_error", "error_of_missed_ends", "error_of_false_ends", "error_of_other_rows")
-    names = (*errors, "real_value_above_target", "new_value_above_target")
+    names = (*errors, "real_value_above_target", "new_value_above_target", "new_entropy", "ent_coef")
     found: dict[tuple[str, str], list[list[str]]] = {}
     for run, values in file.items():
         task, arm, _ = run.split()
-        cells = [f"{values[name]:.1f}".replace("-0.0", "0.0") if name in values else "" for name in names]
+        digits = [2 if name == "ent_coef" else 1 for name in names]
+        cells = [
+            f"{values[name]:.{n}f}".replace("-0.0", "0.0") if name in values else "" for name, n in zip(names, digits, strict=True)
+        ]
         found.setdefault((f"`{task}`", arm), []).append(cells)
     for task, arm, *cells in table("pgr_study", "| task | arm | generated targets"):
         assert cells == [", ".join(seeds).strip(", ") for seeds in zip(*found[task, arm], strict=True)]

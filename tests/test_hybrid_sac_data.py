@@ -344,3 +344,11 @@ def test_random_grasps_are_stored_as_they_were_taken():
     model = HybridSAC("MlpPolicy", env, setup_mode="single-arm-learned-gripper", grasp_epsilon=1.0, **SMALL)
     model.learn(60)
     np.testing.assert_allclose(model.replay_buffer.online.actions[:60, 0] * 2, np.array(env.taken), atol=1e-6)
+
+
+def test_interventions_are_counted_on():
+    first, other = (DemonstrationReplayBuffer(20, OBS, ACT, "cpu") for _ in range(2))
+    infos = [{"intervene_action": np.zeros(2, np.float32), "grasp_penalty": 0.0}]
+    first.add(np.zeros((1, 3)), np.zeros((1, 3)), np.ones((1, 2)), np.zeros(1), np.zeros(1), infos)
+    other.load_state_dict(first.state_dict())
+    assert other.n_interventions == 1

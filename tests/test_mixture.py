@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pgr import REDQ
 from sb3_pgr.buffers import MixtureReplayBuffer, PrioritizedReplayBuffer, SequenceReplayBuffer, TensorReplayBuffer
-from sb3_pgr.common.state import get_arrays, set_arrays
+from sb3_pgr.common.state import get_arrays, set_arrays, truncate_episodes
 
 OBS, ACT = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
 
@@ -264,3 +264,11 @@ def test_a_checkpoint_with_a_source_that_is_missing():
     saved = mixture({"online": 1, "demos": 1}, {"demos": filled(1)}).state_dict()
     with pytest.raises(ValueError, match=r"demos.*set_source"):
         mixture({"online": 1, "demos": 1}).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("done, timeout", [(0, 1), (1, 0)])
+def test_cutting_an_episode_leaves_a_true_end(done, timeout):
+    buffer = ReplayBuffer(5, OBS, ACT, device="cpu")
+    buffer.add(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 1)), np.zeros(1), np.array([done]), [{}])
+    truncate_episodes(buffer)
+    assert (buffer.dones[0, 0], buffer.timeouts[0, 0]) == (1, timeout)

@@ -4,12 +4,14 @@ import sys
 from types import SimpleNamespace
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from sb3_pgr.envs.registration import ROBOTS
 from sb3_pgr.envs.robots import ArrangeBoxes, LiftTray, PickCube
+from sb3_pgr.envs.robots.arrange_boxes import HALF, N_BOXES
 from sb3_pgr.envs.robots.experts import expert_action
 from sb3_pgr.envs.robots.interventions import SOURCES, KeyboardSource, ScriptedSource, directions, whole_action
 from sb3_pgr.envs.robots.pick_cube import holds_up
@@ -392,3 +394,22 @@ def test_a_gripper_knows_whether_it_holds_something_up(pick_cube):
     for command in (1, -1):  # fingers in motion: for one step closing ones are as far apart as round the cube
         moving = [pick_cube.step(np.array([0, 0, 0, command], np.float32))[0] for _ in range(5)]
         assert sum(holds_up({"state": obs}) for obs in moving) == (1 if command < 0 else 0)
+
+
+def test_boxes_in_the_air_are_not_arranged():
+    env = ArrangeBoxes()
+    env.reset(seed=0)
+    for height, arranged in ((HALF, True), (3 * HALF, False)):
+        for i in range(N_BOXES):
+            env.put(f"box{i}", (*env.position_of(f"mark{i}")[:2], height))
+        mujoco.mj_forward(env.model, env.data)
+        assert env.is_success() == arranged
+
+
+def test_moving_the_gripper_again_costs_again():
+    env = GripperPenalty(gym.make("robots/pick_cube-v0"), indices=[3], penalty=-0.5)
+    env.reset(seed=0)
+    penalties = [env.step(np.float32([0, 0, 0, command]))[4]["grasp_penalty"] for command in (-1, -1, 1, 0, -1)]
+    assert penalties == [-0.5, 0, -0.5, 0, -0.5]
+    env.reset(seed=0)
+    assert env.step(np.float32([0, 0, 0, -1]))[4]["grasp_penalty"] == -0.5
