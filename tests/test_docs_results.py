@@ -160,8 +160,17 @@ def test_targets_of_generated_rows():
         task, arm, _ = run.split()
         digits = [2 if name == "ent_coef" else 1 for name in names]
         cells = [
-            f"{values[name]:.{n}f}".replace("-0.0", "0.0") if name in values else "" for name, n in zip(names, digits, strict=True)
+            f"{values[name]:.{n}f}".replace("-0.0", "0.0") if name in values else ""
+            for name, n in zip(names, digits, strict=True)
         ]
         found.setdefault((f"`{task}`", arm), []).append(cells)
     for task, arm, *cells in table("pgr_study", "| task | arm | generated targets"):
         assert cells == [", ".join(seeds).strip(", ") for seeds in zip(*found[task, arm], strict=True)]
+
+
+def test_rows_with_velocities_that_are_cut_off():
+    file = json.loads((RESULTS.parent / "pgr_study" / "unseen" / "targets.json").read_text())["runs"]
+    names = "real_known", "relevant_known", "generated_known"
+    for arm, *cells in table("pgr_study", "| arm | real rows | the most relevant quarter"):
+        seeds = [values for run, values in file.items() if run.startswith(f"Walker2d-v5 {arm} ")]
+        assert cells == [", ".join(f"{1 - values[name]:.0%}".replace("%", " %") for values in seeds) for name in names], arm

@@ -79,6 +79,15 @@ def values_and_targets(model: Any, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return model.critic.q_values(rows["observations"], rows["actions"]).mean(0).numpy(), target.numpy()
 
 
+def known_shares(model: Any, probe: SimulatorProbe) -> dict[str, float]:
+    """Shares whose observation tells the state: of the real rows, and of the quarter that generated ones are to be like."""
+    real = model.replay_buffer.real_transitions()
+    known = probe.known(real["observations"].numpy())
+    relevance = model.replay_buffer.relevance.values(real).flatten()
+    asked_for = (relevance >= relevance.quantile(1 - model.cond_top_frac)).numpy()
+    return {"real_known": known.mean(), "relevant_known": known[asked_for].mean()}
+
+
 @th.no_grad()
 def measure(study: dict[str, Any], task: str, arm: str, seed: int, checkpoint: Path) -> dict[str, float]:
     model = new_model(study, task, arm, seed, "cpu")
@@ -97,6 +106,7 @@ def measure(study: dict[str, Any], task: str, arm: str, seed: int, checkpoint: P
         found |= {f"{name}_value": values.mean(), f"{name}_value_above_target": (values - target).mean()}
         found[f"{name}_entropy"] = -model.actor.action_log_prob(rows["observations"])[1].mean()
     if generated.size() > 0:
+        found |= known_shares(model, simulator.probe)
         rows = some(generated.rows(th.arange(generated.size()))._asdict())
         known = th.as_tensor(simulator.probe.known(rows["observations"].numpy()))
         rows = {name: part[known] for name, part in rows.items()}
@@ -114,16 +124,17 @@ def measure(study: dict[str, Any], task: str, arm: str, seed: int, checkpoint: P
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=sorted(path.stem for path in HERE.glob("*.yml")))
-    study = load(parser.parse_args().study)
+    parser.add_argument("--only", default="", metavar="TEXT", help="runs whose name holds it, say 'Walker2d-v5 default 0'")
+    args = parser.parse_args()
+    study = load(args.study)
     path = RESULTS / "pgr_study" / study["name"] / "targets.json"
     found = json.loads(path.read_text())["runs"] if path.exists() else {}
     for task in study["tasks"]:
         for arm in study["arms"]:
             for seed in study["seeds"]:
-                checkpoint = latest_checkpoint(checkpoints(study, task, arm, seed))
-                if checkpoint is None or not determines_state(gym.spec(task)):
+                run, checkpoint = f"{task} {arm} {seed}", latest_checkpoint(checkpoints(study, task, arm, seed))
+                if checkpoint is None or args.only not in run or not determines_state(gym.spec(task)):
                     continue
-                run = f"{task} {arm} {seed}"
                 found[run] = measure(study, task, arm, seed, checkpoint)
                 print(run, found[run], flush=True)
                 path.write_text(json.dumps({"provenance": provenance(), "runs": found}, indent=2) + "\n")
