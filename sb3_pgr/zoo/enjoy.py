@@ -50,7 +50,8 @@ def main() -> None:
                 there = ", ".join(sorted(map(number_of, runs), key=int))
                 raise UsageError(f"There is no run {chosen} of {algo} on {env_id} in {folder}; there are {there}.")
         step = "*" if "--load-last-checkpoint" in argv else option(argv, "--load-checkpoint")
-        if step is not None and not any(run.glob(f"rl_model_{step}_steps.zip")):
+        in_run = chosen is None or chosen.isdigit()  # -1: models lie in the folder itself
+        if step is not None and in_run and not any(run.glob(f"rl_model_{step}_steps.zip")):
             raise UsageError(
                 f"{run} has no rl_model_{step}_steps.zip, which RL Zoo's --save-freq writes; `sb3-pgr record-video` films the "
                 f"models in {CHECKPOINTS}/."

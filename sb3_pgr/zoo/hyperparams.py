@@ -19,7 +19,7 @@ ZOO_KEYS = frozenset(
 # RL Zoo gives these itself, or turns text into an object.
 GIVEN = frozenset({"self", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model"})
 SCHEDULES = frozenset({"learning_rate", "actor_learning_rate", "clip_range", "clip_range_vf", "delta_std"})
-EVALUATED = frozenset({"policy_kwargs", "replay_buffer_kwargs", "replay_buffer_class", "train_freq"})
+EVALUATED = frozenset({"policy_kwargs", "replay_buffer_kwargs", "replay_buffer_class"})
 PLAIN = (bool, int, float, str, type(None))
 CLASSES = frozenset({"env_wrapper", "vec_env_wrapper", "callback"})  # names of classes, with arguments or without
 COUNTS = frozenset({"n_timesteps", "n_envs", "train_freq"})
