@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from dm_control import suite
 from gymnasium import spaces
-from gymnasium.wrappers import AddRenderObservation, FlattenObservation, RescaleAction
+from gymnasium.wrappers import FlattenObservation, RescaleAction
 from shimmy.dm_control_compatibility import DmControlCompatibilityV0
 
 _UNLIMITED = 1e9
@@ -50,6 +50,8 @@ def make_dmc(
     if domain == "lqr":  # the suite draws its stiffness when it is built, and gives it no end
         task_kwargs = {"random": 0, "time_limit": _LQR_SECONDS} | (task_kwargs or {})
     control_env = suite.load(domain, task, task_kwargs=task_kwargs)
+    screen = control_env.physics.model.vis.global_
+    screen.offwidth, screen.offheight = max(screen.offwidth, width), max(screen.offheight, height)
     base = DmControlCompatibilityV0(
         control_env, render_mode=render_mode, render_kwargs=dict(width=width, height=height, camera_id=camera_id)
     )
@@ -58,7 +60,7 @@ def make_dmc(
     # Shimmy writes a wrong rate on its class; a wrapper carries the true one of this instance.
     env.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / (control_env.control_timestep() * frame_skip))}
     env = RescaleAction(env, -1, 1)  # type: ignore[arg-type]  # numbers of numpy cannot be written as JSON
-    return AddRenderObservation(env) if pixels else env
+    return PixelObservation(env, pixel_size) if pixels else env
 
 
 class ControlStep(gym.Wrapper, gym.utils.RecordConstructorArgs):
@@ -95,3 +97,21 @@ class ControlStep(gym.Wrapper, gym.utils.RecordConstructorArgs):
             if terminated or truncated:
                 break
         return obs.astype(np.float32), total, terminated, truncated, {}
+
+
+class PixelObservation(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
+    """
+    What is rendered in place of what is observed, ``(size, size, 3)`` uint8. Nothing is drawn before the first reset, so that
+    a process may still fork.
+
+    :param env: an environment that renders frames of this size
+    :param size: side of the frames, in pixels
+    """
+
+    def __init__(self, env: gym.Env, size: int):
+        gym.utils.RecordConstructorArgs.__init__(self, size=size)
+        gym.ObservationWrapper.__init__(self, env)
+        self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return self.render()  # type: ignore[return-value]

@@ -79,6 +79,7 @@ def test_record_video_takes_the_newest_run(trained):
     run("record-video", *flags, "--model-path", models[-1], "-o", trained / "other.mp4")
     assert (trained / "other.mp4").is_file()
     assert "There is no saved model" in run("record-video", "--env", "Pendulum-v1", "-f", trained, expect=2)
+    assert "at least 2 pixels" in run("record-video", *flags[:-1], 1, expect=2)
 
 
 class Wide(gym.Env):

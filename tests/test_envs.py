@@ -116,10 +116,11 @@ def test_frame_skip_sums_rewards():
 
 
 def test_renders_without_a_screen():
-    env = gym.make("dmc/walker-walk-v0", render_mode="rgb_array", width=64, height=48)
-    env.reset(seed=0)
-    frame = env.render()
-    assert frame.shape == (48, 64, 3) and frame.dtype == np.uint8 and frame.std() > 1
+    for width, height in ((64, 48), (800, 600)):  # its model says 640 x 480
+        env = gym.make("dmc/walker-walk-v0", render_mode="rgb_array", width=width, height=height)
+        env.reset(seed=0)
+        frame = env.render()
+        assert frame.shape == (height, width, 3) and frame.dtype == np.uint8 and frame.std() > 1
     assert env.metadata["render_fps"] == 40
 
 
@@ -133,6 +134,14 @@ def test_pixels():
     obs, _ = env.reset(seed=0)
     assert obs.shape == (32, 32, 3) and obs.dtype == np.uint8
     assert env.observation_space.contains(env.step(env.action_space.sample())[0])
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.observation_space == env.observation_space and (again.reset(seed=0)[0] == obs).all()
+
+
+def test_pixels_are_not_drawn_before_a_process_forks(monkeypatch):
+    """An OpenGL context does not survive it: ``gym.make_vec`` in its asynchronous mode would hang."""
+    monkeypatch.setattr(gym.Wrapper, "render", lambda env: pytest.fail("drawn"))
+    gym.make("dmc/cheetah-run-v0", pixels=True, pixel_size=32)
 
 
 def test_subprocesses():

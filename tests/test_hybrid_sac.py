@@ -70,7 +70,7 @@ def test_bad_arguments(arguments, message):
 def test_grippers_are_rounded_over_the_whole_range():
     values = th.linspace(-1, 1, 401)
     classes = to_classes(values.unsqueeze(1))
-    assert (classes == th.where(values < -0.5, 0, th.where(values > 0.5, 2, 1))).all()
+    assert (classes == th.where(values <= -0.5, 0, th.where(values >= 0.5, 2, 1))).all()
     assert to_classes(th.tensor([[0.95], [-0.95], [2.0]])).tolist() == [2, 0, 2]
     for n in (1, 2, 3):
         every = th.arange(3**n)

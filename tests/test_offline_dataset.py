@@ -233,6 +233,36 @@ def test_replay_buffers(buffer, n_envs):
     np.testing.assert_array_equal(dataset.next_observations[:-1][going_on], dataset.observations[1:][going_on])
 
 
+@pytest.mark.parametrize("kind", [ReplayBuffer, TensorReplayBuffer])
+@pytest.mark.parametrize(
+    "size, steps, whole, pieces", [(600, 400, 4, 0), (600, 350, 2, 2), (300, 400, 2, 2), (600, 150, 0, 2), (250, 399, 0, 4)]
+)
+def test_pieces_of_episodes(kind, size, steps, whole, pieces):
+    """Of a full buffer the first episode, and the running one; of each environment."""
+    buffer = kind(size * 2, spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,)), device="cpu", n_envs=2)
+    for step in range(steps):
+        timeout = step % 200 == 199
+        row = np.full((2, 2), step % 200 / 1_000, np.float32)
+        infos = [{"TimeLimit.truncated": timeout}] * 2
+        buffer.add(row, row, np.zeros((2, 1)), np.ones(2), np.full(2, timeout), infos)
+    everything = load_dataset(buffer)
+    assert len(everything) == min(size, steps) * 2 and len(everything.episode_ends) == whole + pieces
+    counted = f"{pieces} episodes of which the buffer has only a part counted as episodes"
+    assert [note.split(":")[0] for note in everything.corrections] == [counted] * (pieces > 0)
+    if not whole:
+        with pytest.raises(DatasetError, match="no whole episode"):
+            load_dataset(buffer, whole_episodes=True)
+        return
+    dataset = load_dataset(buffer, whole_episodes=True)
+    assert dataset.episode_returns.tolist() == [200] * whole and (dataset.observations[::200] == 0).all()
+    assert [note.split("part ")[1] for note in dataset.corrections] == ["left out"] * (pieces > 0)
+
+
+def test_whole_episodes_are_of_buffers():
+    with pytest.raises(DatasetError, match="whole_episodes=True is of replay buffers, not of dict"):
+        load_dataset({}, whole_episodes=True)
+
+
 def test_discrete_replay_buffer():
     model = DQN("MlpPolicy", "CartPole-v1", learning_starts=1_000).learn(200)
     dataset = load_dataset(model.replay_buffer)

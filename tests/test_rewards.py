@@ -54,6 +54,16 @@ def test_it_learns_and_is_judged_by_what_it_has_not_seen(trained):
         assert verdict == success and (probability >= classifier.threshold) == success
 
 
+@pytest.mark.parametrize("n", [40, 200])
+def test_a_hundredth_of_the_failures_passes(n):
+    """What can be told apart from nothing: the threshold lies among the failures."""
+    noise = {f"{i}": {"wrist": images(False, n // 4, seed=i)["wrist"]} for i in range(5)}
+    classifier, _ = train_classifier(noise, noise, steps=2, batch_size=16, validation_share=0.2, seed=0)
+    (kept, _), _ = _split(noise, noise, 0.2, np.random.default_rng(0))
+    passed = (probabilities(classifier, kept) >= classifier.threshold).sum()
+    assert classifier.threshold > 0.5 and passed == n // 100
+
+
 def test_saved_and_loaded_it_says_the_same(trained, tmp_path):
     classifier, _ = trained
     classifier.save(tmp_path / "c.pt")

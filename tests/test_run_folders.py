@@ -91,6 +91,33 @@ def test_enjoy_says_that_it_does_not_find_names(named, monkeypatch):
         enjoy.main()
 
 
+@pytest.mark.parametrize(
+    "flags, loaded",
+    [
+        ([], 1),  # run 2 was killed
+        (["--load-best"], 2),
+        (["--exp-id", "2"], "Pendulum-v1_2 has no Pendulum-v1.zip; .* films those in checkpoints"),
+        (["--exp-id", "1", "--load-best"], "Pendulum-v1_1 has no best_model.zip"),
+        (["--load-last-checkpoint"], "has no rl_model_.*_steps.zip, which RL Zoo's --save-freq writes"),
+        (["--exp-id", "-1"], "sac has no Pendulum-v1.zip"),
+    ],
+    ids=str,
+)
+def test_enjoy_takes_a_run_that_has_the_model(tmp_path, monkeypatch, capsys, flags, loaded):
+    for number, name in ((1, "Pendulum-v1"), (2, "best_model")):
+        folder = make_run(tmp_path / f"sac/Pendulum-v1_{number}", [1, 2], wanted=230)
+        (folder / f"{name}.zip").touch()
+    monkeypatch.setattr(sys, "argv", ["sb3-pgr enjoy", "--algo", "sac", "--env", "Pendulum-v1", "-f", str(tmp_path), *flags])
+    monkeypatch.setattr("rl_zoo3.enjoy.enjoy", lambda: None)
+    if isinstance(loaded, str):
+        with pytest.raises(UsageError, match=loaded):
+            enjoy.main()
+        return
+    enjoy.main()
+    assert sys.argv[sys.argv.index("--exp-id") + 1] == str(loaded)
+    assert ("Pendulum-v1_2 has no Pendulum-v1.zip; this is" in capsys.readouterr().out) == (loaded == 1)
+
+
 @pytest.mark.parametrize("said, finished", [([], True), (["--final-episodes", "0"], True), (["--final-episodes=2"], False)])
 def test_when_a_run_is_finished(named, said, finished):
     content = json.loads((named / "run.json").read_text())

@@ -33,13 +33,13 @@ def gripper_indices(setup_mode: str, action_dim: int) -> tuple[int, ...]:
 
 def to_classes(values: th.Tensor) -> th.Tensor:
     """
-    Commands to one joint class, ``sum of c_i 3^(n-1-i)`` with c = 0 close, 1 stay, 2 open. Commands are rounded, never
-    truncated: people's commands lie at 0.9 to 1, not at 1.
+    Commands to one joint class, ``sum of c_i 3^(n-1-i)`` with c = 0 close, 1 stay, 2 open. What lies nearer to 0 than a half
+    is to stay: people's commands lie at 0.9 to 1, not at 1.
 
     :param values: in [-1, 1], ``(..., n_grippers)``
     :return: int64 ``(...)``
     """
-    classes = values.round().clamp(-1, 1).long() + 1
+    classes = 1 + (values >= 0.5).long() - (values <= -0.5).long()
     joint = classes[..., 0]
     for i in range(1, classes.shape[-1]):
         joint = 3 * joint + classes[..., i]

@@ -5,6 +5,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ _META = "sb3_pgr/metadata"
 
 
 def load_dataset(
-    source: Any, observation_space: spaces.Space | None = None, action_space: spaces.Space | None = None
+    source: Any,
+    observation_space: spaces.Space | None = None,
+    action_space: spaces.Space | None = None,
+    whole_episodes: bool = False,
 ) -> OfflineDataset:
     """
     A dataset from whatever it is in.
@@ -34,13 +38,17 @@ def load_dataset(
         of its sources), a mapping of arrays, or an ``OfflineDataset``
     :param observation_space: of the environment; by default what the source says or the data need
     :param action_space: of the environment; by default what the source says or the data need
+    :param whole_episodes: of a replay buffer: leave out the running episodes, and those whose beginning may have been
+        overwritten; by default they are there and counted in ``corrections``, since their returns are not those of episodes
     :raises DatasetError: if it cannot be read or makes no sense
     """
+    if whole_episodes and not isinstance(source, BaseBuffer):
+        raise DatasetError(f"whole_episodes=True is of replay buffers, not of {type(source).__name__}.")
     given = observation_space, action_space
     if isinstance(source, OfflineDataset):  # it has spaces of its own, which may be guesses
         return source if given == (None, None) else with_spaces(source, *given)
     if isinstance(source, BaseBuffer):
-        return _from_buffer(source, *given)
+        return _from_buffer(source, *given, whole_episodes)
     if isinstance(source, Mapping):
         return dataset_from_arrays(source, "arrays", *given)
     if hasattr(source, "iterate_episodes"):
@@ -148,7 +156,30 @@ def _arrays(value: Any) -> Any:
     return {key: as_array(part) for key, part in value.items()} if isinstance(value, Mapping) else as_array(value)
 
 
-def _from_buffer(buffer: Any, observation_space: spaces.Space | None, action_space: spaces.Space | None) -> OfflineDataset:
+def _in_whole_episodes(buffer: Any) -> np.ndarray:
+    """
+    Which rows are part of an episode that a replay buffer has all of ``(n_envs * size,)``, environment by environment, oldest
+    first. Of a full buffer the first episode does not count, since nobody knows what was overwritten.
+    """
+    ends = _by_environment(buffer, buffer.dones).astype(bool) | _by_environment(buffer, buffer.timeouts).astype(bool)
+    earlier = np.cumsum(ends, 1) - ends  # ends before a row
+    whole = earlier < ends.sum(1, keepdims=True)
+    return (whole & (earlier > 0) if buffer.full else whole).ravel()
+
+
+def _by_environment(buffer: Any, values: Any) -> np.ndarray:
+    """``(size, n_envs, ...)`` as it is stored, to ``(n_envs, size, ...)``, oldest first."""
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)[_order(buffer)].swapaxes(0, 1)
+
+
+def _order(buffer: Any) -> np.ndarray:
+    """Steps of a replay buffer, oldest first."""
+    return (np.arange(buffer.size()) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
+
+
+def _from_buffer(
+    buffer: Any, observation_space: spaces.Space | None, action_space: spaces.Space | None, whole_episodes: bool
+) -> OfflineDataset:
     """The filled rows of a replay buffer, environment by environment, oldest first; actions in the space's own units."""
     name = type(buffer).__name__
     if not isinstance(buffer, ReplayBuffer):
@@ -157,18 +188,16 @@ def _from_buffer(buffer: Any, observation_space: spaces.Space | None, action_spa
         raise DatasetError(f"A {name} has several sources; load one of them: buffer.sources[...] of {list(buffer.sources)}.")
     if getattr(buffer, "optimize_memory_usage", False) and not isinstance(buffer, TensorReplayBuffer):
         raise DatasetError("A buffer with optimize_memory_usage=True does not hold next observations; it cannot be a dataset.")
-    n = buffer.size()
-    order = (np.arange(n) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
 
     def rows(values: Any) -> Any:
         if isinstance(values, Mapping):
             return {key: rows(value) for key, value in values.items()}
-        values = np.asarray(values.cpu() if hasattr(values, "cpu") else values)[order]
-        return values.swapaxes(0, 1).reshape(-1, *values.shape[2:])
+        values = _by_environment(buffer, values)
+        return values.reshape(-1, *values.shape[2:])
 
     penalties = None
     if isinstance(buffer, TensorReplayBuffer):  # whose rows know what comes next even where each frame is stored once
-        index = order[None] * buffer.n_envs + np.arange(buffer.n_envs)[:, None]
+        index = _order(buffer)[None] * buffer.n_envs + np.arange(buffer.n_envs)[:, None]
         samples = buffer.rows(th.as_tensor(index.ravel(), device=buffer.dones.device), single_steps=True)
         penalties = getattr(samples, "grasp_penalties", None)
         observations, next_observations = (_arrays(part) for part in (samples.observations, samples.next_observations))
@@ -193,4 +222,14 @@ def _from_buffer(buffer: Any, observation_space: spaces.Space | None, action_spa
         arrays["grasp_penalty"] = as_array(penalties).ravel()
     observation_space = buffer.observation_space if observation_space is None else observation_space
     action_space = space if action_space is None else action_space
-    return dataset_from_arrays(arrays, f"{name} of {n * buffer.n_envs} rows", observation_space, action_space)
+    dataset = dataset_from_arrays(arrays, f"{name} of {buffer.size() * buffer.n_envs} rows", observation_space, action_space)
+    whole = _in_whole_episodes(buffer)
+    if whole.all():
+        return dataset
+    pieces = f"{len(set(dataset.episodes[~whole]))} episodes of which the buffer has only a part"
+    if not whole_episodes:
+        counted = f"{pieces} counted as episodes: whole_episodes=True leaves them out"
+        return replace(dataset, corrections=(*dataset.corrections, counted))
+    if not whole.any():
+        raise DatasetError(f"{dataset.source} has no whole episode.")
+    return replace(dataset.select(np.flatnonzero(whole)), corrections=(*dataset.corrections, f"{pieces} left out"))

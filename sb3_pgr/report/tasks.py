@@ -29,7 +29,7 @@ class Group:
         self.runs = sorted(self.runs, key=lambda run: (run.seed is None, run.seed or 0, run.folder))
         usable = [run for run in self.runs if run.usable]
         finished = [run for run in usable if run.finished]
-        self.counted, self.unfinished = finished or usable, not finished
+        self.counted, self.unfinished = finished or usable, bool(usable) and not finished
 
 
 @dataclass

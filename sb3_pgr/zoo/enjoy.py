@@ -12,7 +12,7 @@ from sb3_pgr.envs import resolve_env_id
 from sb3_pgr.zoo.arguments import import_gym_packages, option, values, with_packages
 from sb3_pgr.zoo.errors import UsageError
 from sb3_pgr.zoo.registry import register, resolve_algorithm
-from sb3_pgr.zoo.run_folder import CHECKPOINTS, find_runs, number_of
+from sb3_pgr.zoo.run_folder import BEST, CHECKPOINTS, find_runs, number_of
 from sb3_pgr.zoo.saved_model import make_evaluation_env
 
 
@@ -38,9 +38,12 @@ def main() -> None:
         runs = find_runs(folder, env_id, algo)
         if not runs:
             raise UsageError(f"There is no run of {algo} on {env_id} in {folder}.")
+        wanted = _model_file(argv, runs[0])
         chosen = option(argv, "--exp-id")
         if chosen is None:
-            run = _newest_with_a_model(runs)
+            run = next((run for run in runs if any(run.glob(wanted))), runs[0])
+            if run != runs[0]:
+                print(f"{runs[0]} has no {wanted}; this is {run}.")
             if run.name != f"{env_name_of(run)}_{number_of(run)}":
                 raise UsageError(f"RL Zoo's enjoy does not find runs of -uuid: `sb3-pgr record-video` films {run}.")
             argv += ["--exp-id", number_of(run)]
@@ -49,13 +52,10 @@ def main() -> None:
             if chosen.isdigit() and int(chosen) > 0 and number_of(run) != chosen:
                 there = ", ".join(sorted(map(number_of, runs), key=int))
                 raise UsageError(f"There is no run {chosen} of {algo} on {env_id} in {folder}; there are {there}.")
-        step = "*" if "--load-last-checkpoint" in argv else option(argv, "--load-checkpoint")
-        in_run = chosen is None or chosen.isdigit()  # -1: models lie in the folder itself
-        if step is not None and in_run and not any(run.glob(f"rl_model_{step}_steps.zip")):
-            raise UsageError(
-                f"{run} has no rl_model_{step}_steps.zip, which RL Zoo's --save-freq writes; `sb3-pgr record-video` films the "
-                f"models in {CHECKPOINTS}/."
-            )
+        place = run if chosen is None or chosen.isdigit() else run.parent  # -1: models lie in the folder itself
+        if not any(place.glob(wanted)):
+            saved_by = ", which RL Zoo's --save-freq writes" if wanted.startswith("rl_model") else ""
+            raise UsageError(f"{place} has no {wanted}{saved_by}; `sb3-pgr record-video` films those in {CHECKPOINTS}/ too.")
         if not _can_show(env_id) and "--no-render" not in argv:
             argv.append("--no-render")
             print("Nothing is shown here; `sb3-pgr record-video` films the agent.")
@@ -64,17 +64,12 @@ def main() -> None:
     rl_zoo3.enjoy.enjoy()
 
 
-def _newest_with_a_model(runs: list[Path]) -> Path:
-    """
-    :param runs: newest first
-    :raises UsageError: if none ended with a model
-    """
-    ended = [run for run in runs if any(run.glob("*.zip"))]
-    if not ended:
-        raise UsageError(f"{runs[0]} did not end with a model; `sb3-pgr record-video` takes its checkpoints.")
-    if ended[0] != runs[0]:
-        print(f"{runs[0]} did not end with a model; this is {ended[0]}.")
-    return ended[0]
+def _model_file(argv: list[str], run: Path) -> str:
+    """Name, or pattern, of the file that RL Zoo's command would load."""
+    if "--load-best" in argv:
+        return BEST
+    step = option(argv, "--load-checkpoint") or ("*" if "--load-last-checkpoint" in argv else None)
+    return f"{env_name_of(run)}.zip" if step is None else f"rl_model_{step}_steps.zip"
 
 
 def _can_show(env_id: str) -> bool:

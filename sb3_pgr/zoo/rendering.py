@@ -13,12 +13,12 @@ def chosen_size(width: int | None, height: int | None) -> tuple[int, int] | None
     """
     Of videos, if one was chosen.
 
-    :raises UsageError: if only one side was, or one is not positive
+    :raises UsageError: if only one side was, or one is below 2 pixels
     """
     if width is None and height is None:
         return None
-    if width is None or height is None or min(width, height) < 1:
-        raise UsageError("Videos need both sides of their size, width and height, of at least 1 pixel; or neither.")
+    if width is None or height is None or min(width, height) < 2:
+        raise UsageError("Videos need both sides of their size, width and height, of at least 2 pixels; or neither.")
     return width, height
 
 
