@@ -288,6 +288,25 @@ def test_sources_do_not_draw_alike():
     assert len({*states, replay.imagination.random.initial_seed(), replay.generator.generator.initial_seed()}) == 4
 
 
+def test_models_without_a_seed_do_not_draw_alike():
+    """Torch's own seed is one for the whole process; reading it must not advance what SB3's algorithms draw from."""
+
+    def streams():
+        model = SAC("MlpPolicy", "Pendulum-v1", replay_buffer_class=GenerativeReplayBuffer, device="cpu", buffer_size=100)
+        replay = model.replay_buffer
+        generators = [source.generator for source in replay.sources.values()]
+        return [part.initial_seed() for part in (*generators, replay.imagination.random, replay.generator.generator)]
+
+    th.manual_seed(1)
+    first, second = streams(), streams()
+    assert len({*first, *second}) == 8
+    th.manual_seed(1)
+    assert [streams(), streams()] == [first, second]
+    state = th.get_rng_state()
+    buffer()
+    assert th.equal(th.get_rng_state(), state)
+
+
 def test_rollouts_are_not_disturbed_by_a_refit():
     """B1 of the official code: after a refit the next real transition began in a synthetic state."""
     trained = model(SAC).learn(250, log_interval=None)
@@ -565,7 +584,8 @@ def test_some_rows_that_are_not_finite_are_dropped():
         (dict(observation_space=spaces.Box(0, 255, (84, 84, 4), np.uint8)), "Observations are images .* makes vectors"),
         (dict(observation_space=spaces.Dict({"cam": spaces.Box(0, 255, (3, 64, 64), np.uint8)})), "'cam' are images"),
         (dict(observation_space=spaces.Discrete(5)), r"must be a Box of floating point numbers, not Discrete\(5\)"),
-        (dict(action_space=spaces.MultiDiscrete([2, 3])), "Actions must be Box or Discrete, not MultiDiscrete"),
+        (dict(action_space=spaces.MultiDiscrete([2, 3])), "Actions must be a Box .* or Discrete, not MultiDiscrete"),
+        (dict(action_space=spaces.Box(0, 3, (1,), np.int64)), "Actions must be a Box of floating point numbers"),
         (dict(online_class=HerReplayBuffer), "relabels goals"),
         (dict(online_class=MixtureReplayBuffer), "that draws single rows, not MixtureReplayBuffer"),
         (dict(online_class=SequenceReplayBuffer), "that draws single rows, not SequenceReplayBuffer"),

@@ -211,9 +211,33 @@ def test_running_norm_equals_batch_statistics():
     norm = RunningNorm(4)
     for chunk in data.split(7):
         norm.update(chunk)
-    th.testing.assert_close(norm.mean, data.mean(0), rtol=1e-4, atol=1e-4)
-    th.testing.assert_close(norm.var, data.var(0, correction=0), rtol=1e-3, atol=1e-4)
+    th.testing.assert_close(norm.mean, data.double().mean(0), rtol=1e-4, atol=1e-4)
+    th.testing.assert_close(norm.var, data.double().var(0, correction=0), rtol=1e-3, atol=1e-4)
     assert norm.count == pytest.approx(1000, abs=1e-3)
+
+
+def test_running_norm_of_many_rows_still_moves():
+    """A step changes this mean by a millionth, which float32 does not show next to 1 000."""
+    old, new = 1_000 + th.randn(1_000_000, 1), th.full((1_000, 1), 1_001.0)
+    norm = RunningNorm(1)
+    norm.update(old)
+    for row in new.split(1):
+        norm.update(row)
+    data = th.cat([old, new]).double()
+    th.testing.assert_close(norm.mean, data.mean(0), rtol=1e-9, atol=0)
+    th.testing.assert_close(norm.var, data.var(0, correction=0), rtol=1e-3, atol=0)
+    assert norm(new).dtype == th.float32
+
+
+def test_running_norm_where_there_is_no_float64(monkeypatch):
+    norm = RunningNorm(3)
+    norm.update(th.randn(10, 3))
+    mean = norm.mean
+    monkeypatch.setattr("sb3_pgr.common.networks.widest_float", lambda device: th.float32)
+    norm.to("cpu")
+    assert {value.dtype for value in norm.buffers()} == {th.float32} and th.equal(norm.mean, mean.float())
+    norm.update(th.randn(10, 3))
+    assert norm.count == pytest.approx(20, abs=1e-3)
 
 
 def test_running_norm_of_what_has_hardly_moved():

@@ -15,7 +15,7 @@ from sb3_pgr.buffers.sequence import SequenceReplayBuffer
 from sb3_pgr.buffers.storage import usable_device
 from sb3_pgr.buffers.tensor_replay import TensorReplayBuffer
 from sb3_pgr.common.checks import check_counts
-from sb3_pgr.common.state import get_arrays, set_arrays, set_generator_state, truncate_episodes
+from sb3_pgr.common.state import get_arrays, seed_of_torch, set_arrays, set_generator_state, truncate_episodes
 
 ONLINE = "online"
 _SOURCE_BITS = 48  # indices of a mixture carry the number of their source above these bits
@@ -84,7 +84,7 @@ class MixtureReplayBuffer(FromShapes, ReplayBuffer):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.gamma, self.fixed = gamma, tuple(fixed)
-        self._seed = th.initial_seed() % 2**63  # as of the online source
+        self._seed = seed_of_torch()  # as of the online source
         if not isinstance(shares, Mapping | None):
             raise ValueError(f"shares={shares!r} must be a mapping from the name of a source to its share.")
         self.shares: dict[str, Schedule] = dict(shares or {ONLINE: 1.0})

@@ -19,7 +19,7 @@ from sb3_pgr.buffers.observations import NEXT_OBS, OBS, ObservationLayout
 from sb3_pgr.buffers.storage import RecordStorage, lives_on_host, usable_device
 from sb3_pgr.common.checks import check_counts
 from sb3_pgr.common.engine import keep_freed_memory
-from sb3_pgr.common.state import set_generator_state
+from sb3_pgr.common.state import seed_of_torch, set_generator_state
 
 
 class TensorReplayBuffer(FromShapes, ReplayBuffer):
@@ -109,8 +109,7 @@ class TensorReplayBuffer(FromShapes, ReplayBuffer):
         self._storage = RecordStorage(fields, self.buffer_size, n_envs, self._home, storage, storage_dir)
         if self._home.type == "cpu":
             keep_freed_memory()  # batches of images are large; a fresh mapping for each costs more than the copy
-        # SB3 seeds torch before it builds the buffer; reading the seed does not advance any generator.
-        self.generator = th.Generator(self._home).manual_seed(th.initial_seed() % 2**63)
+        self.generator = th.Generator(self._home).manual_seed(seed_of_torch())
 
     def _extra_fields(self) -> dict[str, FieldType]:
         """Fields of a record beyond a transition's; ``add`` and ``extend`` then take them in ``extra``."""

@@ -1,9 +1,13 @@
 """Network parts that SB3 does not have."""
 
+from collections.abc import Callable
+
 import gymnasium as gym
 import torch as th
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
+
+from sb3_pgr.common.device import widest_float
 
 
 class FullPrecisionLinear(nn.Linear):
@@ -53,7 +57,7 @@ class RunningNorm(nn.Module):
     Standardise inputs by the mean and variance of everything given to ``update`` (Welford, as merged by
     Chan et al. 1979), and clip to 10 deviations: what has hardly moved so far has next to none. Until the first update it is
     the identity, but for the clipping; a little of that stays, so that one observation alone has a deviation too. All as
-    SB3's ``VecNormalize`` does it.
+    SB3's ``VecNormalize`` does it: in float64 (where there is such a thing), since a step alone hardly moves a mean of many.
 
     :param features: input width
     """
@@ -67,9 +71,16 @@ class RunningNorm(nn.Module):
 
     def __init__(self, features: int):
         super().__init__()
-        self.register_buffer("mean", th.zeros(features))
-        self.register_buffer("var", th.ones(features))
-        self.register_buffer("count", th.full((), 1e-4))
+        self.register_buffer("mean", th.zeros(features, dtype=th.float64))
+        self.register_buffer("var", th.ones(features, dtype=th.float64))
+        self.register_buffer("count", th.full((), 1e-4, dtype=th.float64))
+
+    def _apply(self, fn: Callable[[th.Tensor], th.Tensor], recurse: bool = True) -> "RunningNorm":
+        """Moves the module to a device."""
+        if widest_float(fn(self.mean.float()).device) != self.mean.dtype:
+            for name, value in self.named_buffers():
+                setattr(self, name, value.float())
+        return super()._apply(fn, recurse)
 
     @th.no_grad()
     def update(self, x: th.Tensor) -> None:
@@ -84,7 +95,8 @@ class RunningNorm(nn.Module):
         self.count.copy_(total)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
-        return ((x - self.mean) / (self.var + self.epsilon).sqrt()).clamp(-self.clip, self.clip)
+        mean, std = self.mean.to(x.dtype), (self.var + self.epsilon).sqrt().to(x.dtype)
+        return ((x - mean) / std).clamp(-self.clip, self.clip)
 
 
 class RunningNormExtractor(FlattenExtractor):

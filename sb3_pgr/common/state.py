@@ -1,5 +1,6 @@
 """State of buffers, VecNormalize and random generators, as tensors and plain values that are read without unpickling."""
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,17 @@ def own_randomness(seed: int, device: th.device) -> Iterator[None]:
             with th.cuda.device(device):
                 th.cuda.manual_seed(seed)
         yield
+
+
+def seed_of_torch() -> int:
+    """
+    Of a generator of one's own, without advancing any other: what torch was seeded with, as SB3 does it right before it builds
+    a buffer. If torch has drawn since (models without a seed, one after the other), a number made of its state.
+    """
+    seed, state = th.initial_seed(), th.get_rng_state()
+    if th.equal(state, th.Generator().manual_seed(seed).get_state()):
+        return seed % 2**63
+    return int.from_bytes(hashlib.sha256(state.numpy().tobytes()).digest()[:7])
 
 
 def set_generator_state(generator: th.Generator, state: th.Tensor) -> None:

@@ -65,6 +65,6 @@ def action_sizes(space: spaces.Space) -> tuple[int, int]:
     """
     if isinstance(space, spaces.Discrete):
         return 1, int(space.n)
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return int(np.prod(space.shape)), 0
-    raise ValueError(f"Actions must be Box or Discrete, not {space}.")
+    raise ValueError(f"Actions must be a Box of floating point numbers, or Discrete, not {space}.")

@@ -20,6 +20,7 @@ from sb3_pgr.buffers.normalize import normalize_obs
 from sb3_pgr.buffers.schedules import Schedule, foreseen_values, schedule_value
 from sb3_pgr.buffers.storage import usable_device
 from sb3_pgr.common.checks import check_counts, check_discount
+from sb3_pgr.common.state import seed_of_torch
 from sb3_pgr.generative.config import GeneratorConfig, generator_config
 from sb3_pgr.generative.critics import ModelValues
 from sb3_pgr.generative.flat import FlatObservations, action_sizes
@@ -139,7 +140,7 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
             online_kwargs=kwargs,
             gamma=gamma,
         )
-        seed = th.initial_seed()
+        seed = seed_of_torch()
         settings: dict[str, Any] = {"cfg_scale": cfg_scale, "cfg_dropout": cfg_dropout}
         config = replace(generator_config(generator), **{name: value for name, value in settings.items() if value is not None})
         self._make_imagination = functools.partial(
