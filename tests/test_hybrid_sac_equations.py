@@ -8,6 +8,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_pgr import HybridSAC
+from sb3_pgr.common.networks import RunningNorm
 from sb3_pgr.offline.spaces_only import SpacesOnly
 
 OBS, ROWS, GAMMA = 5, 12, 0.9
@@ -26,6 +27,8 @@ def build(setup_mode="single-arm-learned-gripper", **kwargs):
     model = HybridSAC("MlpPolicy", env, setup_mode=setup_mode, **settings)
     model.policy.observe(th.randn(50, OBS) * 2 + 1)
     model.policy.double()
+    for norm in (module for module in model.policy.modules() if isinstance(module, RunningNorm)):
+        norm.forward = lambda x, norm=norm: RunningNorm.forward(norm, x.double())  # observations come as float32
     return model
 
 
