@@ -39,7 +39,8 @@ def load_dataset(
     :param observation_space: of the environment; by default what the source says or the data need
     :param action_space: of the environment; by default what the source says or the data need
     :param whole_episodes: of a replay buffer: leave out the running episodes, and those whose beginning may have been
-        overwritten; by default they are there and counted in ``corrections``, since their returns are not those of episodes
+        overwritten; by default they are there and counted in ``corrections``, since their returns are not those of episodes.
+        What a resumed run or a second ``learn`` has cut off is marked like a time limit, and counts as an episode
     :raises DatasetError: if it cannot be read or makes no sense
     """
     if whole_episodes and not isinstance(source, BaseBuffer):
