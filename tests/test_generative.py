@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 
+from sb3_pgr.common.optimizers import clipped
 from sb3_pgr.generative.config import LEAN, PAPER, generator_config
 from sb3_pgr.generative.denoiser import PaperDenoiser, ResidualDenoiser
 from sb3_pgr.generative.dynamics import DynamicsHead
@@ -133,6 +134,40 @@ def test_sampler_on_a_known_distribution(churn, scale, mean):
     assert drawn.std().item() == pytest.approx(0.5, abs=0.03)
 
 
+def reference_sampler(denoise, x, sigmas, s_churn, s_tmin, s_tmax, s_noise, noises):
+    """EDM, algorithm 2, with one noise for every raised level."""
+    n, noises = len(sigmas) - 1, iter(noises)
+    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+        gamma = min(s_churn / n, math.sqrt(2) - 1) if s_tmin <= now <= s_tmax else 0.0
+        level = now + gamma * now
+        if gamma > 0:
+            x = x + (level * level - now * now) ** 0.5 * s_noise * next(noises)
+        d = (x - denoise(x, level)) / level
+        moved = x + (after - level) * d
+        if after != 0:
+            d_after = (moved - denoise(moved, after)) / after
+            moved = x + (after - level) * (d / 2 + d_after / 2)
+        x = moved
+    return x
+
+
+@pytest.mark.parametrize("s_churn, s_noise", [(0.0, 1.0), (4.0, 1.003), (4.0, 1.4), (80.0, 0.9)])
+def test_sampler_against_the_algorithm(s_churn, s_noise):
+    sampler = HeunSampler(n_steps=9, s_churn=s_churn, s_tmin=0.1, s_tmax=30.0, s_noise=s_noise)
+    x = 80 * th.randn(6, 3, generator=th.Generator().manual_seed(1))
+    drawn = sampler.sample(EDM(), Gaussian(), x, 80.0, th.full((6, 1), 2.0), 1.0, th.Generator().manual_seed(2))
+    generator = th.Generator().manual_seed(2)
+    noises = [th.randn(6, 3, generator=generator).double() for _ in range(9)]
+    high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    sigmas = [(high + i / 8 * (low - high)) ** 7 for i in range(9)] + [0.0]
+
+    def denoise(x, sigma):  # of N(2, 0.5^2), exactly
+        return (0.25 * x + sigma**2 * 2.0) / (0.25 + sigma**2)
+
+    expected = reference_sampler(denoise, x.double(), sigmas, s_churn, 0.1, 30.0, s_noise, noises)
+    th.testing.assert_close(drawn.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_evaluations_are_counted():
     class Counter(th.nn.Module):
         calls = 0
@@ -248,6 +283,26 @@ def test_state_continues_exactly(warm_start):
         ours, theirs = first.sample(20), second.sample(20)
         assert all(th.equal(ours[name], theirs[name]) for name in ours)
         assert first.fit(data, data["rewards"].squeeze(1))["loss"] == second.fit(data, data["rewards"].squeeze(1))["loss"]
+
+
+def test_gradients_are_clipped_to_a_common_norm(monkeypatch):
+    """What the optimiser is given of two parameters: no longer than the bound together, in the direction it had."""
+    first, second = th.tensor([3.0, 0.0]), th.tensor([[4.0]])
+    short = [g / 10 for g in (first, second)]
+    for given, bound, scale in (((first, second), 1.0, 1 / 5), ((first, second), 10.0, 1.0), (short, 1.0, 1.0)):
+        for gradient, bounded in zip(given, clipped(given, bound), strict=True):
+            th.testing.assert_close(bounded, scale * gradient, rtol=1e-5, atol=0)
+    norms = {}
+    for bound in (0.01, 1e9):
+        taken = norms[bound] = []
+        generator = TransitionGenerator(2, 2, config=TINY | dict(train_steps=5, grad_clip=bound), seed=0)
+
+        def step(optimizer, gradients, taken=taken):
+            taken.append(th.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm().item())
+
+        monkeypatch.setattr("sb3_pgr.generative.generator.apply_gradients", step)
+        generator.fit(toy(50), None)
+    assert min(norms[1e9]) > 0.02 and norms[0.01] == pytest.approx([0.01] * 5, rel=1e-3)
 
 
 def test_going_on_takes_fewer_steps():
