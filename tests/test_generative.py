@@ -1,3 +1,4 @@
+import itertools
 import math
 import pickle
 
@@ -137,7 +138,7 @@ def test_sampler_on_a_known_distribution(churn, scale, mean):
 def reference_sampler(denoise, x, sigmas, s_churn, s_tmin, s_tmax, s_noise, noises):
     """EDM, algorithm 2, with one noise for every raised level."""
     n, noises = len(sigmas) - 1, iter(noises)
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in itertools.pairwise(sigmas):
         gamma = min(s_churn / n, math.sqrt(2) - 1) if s_tmin <= now <= s_tmax else 0.0
         level = now + gamma * now
         if gamma > 0:
