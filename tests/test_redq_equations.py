@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from sb3_pgr import REDQ
@@ -269,3 +270,30 @@ def test_targets_have_dropout_too():
         model.policy.set_training_mode(training)
         first, second = (model.critic_target.q_values(*rows) for _ in range(2))
         assert th.equal(first, second) != training
+
+
+class BatchNormExtractor(FlattenExtractor):
+    """Features whose running mean and variance are no parameters."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.norm = nn.BatchNorm1d(OBS)
+
+    def forward(self, observations):
+        return self.norm(super().forward(observations))
+
+
+def test_targets_have_the_batch_norm_statistics_of_critics():
+    """Polyak averages are of parameters only; statistics are taken over as they are (SB3 issue 996)."""
+    model = make_model(policy_kwargs=dict(net_arch=[8], features_extractor_class=BatchNormExtractor))
+    model.set_logger(Logger(None, []))
+    for _ in range(10):
+        rows = np.random.randn(2, 1, OBS) + 3
+        model.replay_buffer.add(*rows, np.zeros((1, ACT)), np.zeros(1), np.zeros(1), [{}])
+    model.policy_delay = 4  # an actor's update would move the critics' on
+    model.train(3, batch_size=8)
+    ours, targets = (critic.features_extractor.norm for critic in (model.critic, model.critic_target))
+    assert ours.running_mean.min() > 0.5 and ours.num_batches_tracked > 0
+    for name in ("running_mean", "running_var"):
+        assert th.equal(getattr(targets, name), getattr(ours, name)), name
+    assert not th.equal(targets.weight, ours.weight)
