@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import REDQ
 from sb3_pgr.generative.critics import ModelValues
-from sb3_pgr.generative.curiosity import CuriosityNetwork, DistillationNetwork
+from sb3_pgr.generative.curiosity import CuriosityNetwork, DisagreementNetwork, DistillationNetwork
 from sb3_pgr.generative.relevance import RELEVANCE, Relevance, ReturnToGo, checked_values, make_relevance
 
 
@@ -111,6 +111,60 @@ def test_the_unfamiliar_surprises_more(name):
     assert relevance.values(strange).mean() > 2 * relevance.values(data).mean()
 
 
+def test_disagreement_against_numpy():
+    th.manual_seed(0)
+    network = DisagreementNetwork(3, 2, 8, n_models=4).double()
+    data = {name: part.double() for name, part in transitions(20).items()}
+    obs, actions, next_obs = data["observations"], data["actions"], data["next_observations"]
+    linear = [layer for layer in network.models.layers if hasattr(layer, "weight")]
+    predictions = []
+    for k in range(4):
+        x = np.concatenate([obs.numpy(), actions.numpy()], 1)
+        for i, layer in enumerate(linear):
+            x = x @ layer.weight[k].detach().numpy() + layer.bias[k].detach().numpy()
+            x = x / (1 + np.exp(-x)) if i < 2 else x
+        predictions.append(x)
+    spread = np.var(predictions, axis=0, ddof=1).mean(1)
+    error = np.mean([(p - (next_obs - obs).numpy()) ** 2 for p in predictions])
+    np.testing.assert_allclose(network.surprise(obs, actions).detach().numpy(), spread, rtol=1e-10)
+    assert network.loss(obs, actions, next_obs).item() == pytest.approx(error, rel=1e-10)
+
+
+def test_models_disagree_about_what_they_have_not_seen():
+    relevance, data = make_relevance({"name": "disagreement", "hidden_dim": 32}), transitions(500)
+    relevance.setup(3, 2, 0, th.device("cpu"))
+    data["next_observations"] = data["observations"] + 0.1 * data["actions"].sum(1, keepdim=True)
+    for _ in range(300):
+        relevance.update(data)
+    strange = data | {"observations": 3 * data["observations"]}
+    assert relevance.values(strange).mean() > 2 * relevance.values(data).mean()
+
+
+def half_noisy(seed):
+    """Rows of which the half with a positive first number move at random; and which these are."""
+    data = transitions(256, seed=seed)
+    noisy = data["observations"][:, 0] > 0
+    data["next_observations"] = data["observations"] + 0.3 * data["actions"].sum(1, keepdim=True)
+    noise = th.randn((256, 3), generator=th.Generator().manual_seed(10_000 + seed))
+    data["next_observations"] += noise * noisy[:, None]
+    return data, noisy
+
+
+@pytest.mark.parametrize("name, least, most", [("curiosity", 0.9, 1.0), ("disagreement", 0.2, 0.65)])
+def test_only_curiosity_asks_for_noise(name, least, most):
+    """The noisy half's share of the most relevant quarter."""
+    th.manual_seed(0)
+    relevance = make_relevance({"name": name, "learning_rate": 1e-3})
+    relevance.setup(3, 2, 0, th.device("cpu"))
+    for seed in range(300):
+        relevance.update(half_noisy(seed)[0])
+    shares = []
+    for seed in range(300, 310):
+        data, noisy = half_noisy(seed)
+        shares.append(noisy[relevance.values(data).topk(64).indices].float().mean().item())
+    assert least < np.mean(shares) <= most
+
+
 def test_return_to_go_against_a_loop():
     data = transitions(300)
     wanted, total = [0.0] * 300, 0.0
@@ -178,9 +232,10 @@ def test_broken_values_are_named(values, message):
 @pytest.mark.parametrize(
     ("relevance", "message"),
     [
-        ("curiousity", "relevance='curiousity' is not known; choose one of curiosity, rnd"),
+        ("curiousity", "relevance='curiousity' is not known; choose one of curiosity, disagreement, rnd"),
         ({"name": "rnd", "hiden_dim": 3}, "relevance 'rnd': .*hiden_dim"),
         ({"name": "curiosity", "update_every": 0}, "update_every=0 must be at least 1"),
+        ({"name": "disagreement", "n_models": 1}, "n_models=1 must be at least 2"),
         ({"name": "novelty", "n_neighbors": 0}, "n_neighbors=0"),
     ],
 )

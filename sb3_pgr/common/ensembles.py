@@ -54,7 +54,7 @@ class EnsembleLayerNorm(nn.Module):
 
 class EnsembleMLP(nn.Module):
     """
-    N multi-layer perceptrons with one output each: ``linear [- dropout] [- layer norm] - activation`` per hidden
+    N multi-layer perceptrons: ``linear [- dropout] [- layer norm] - activation`` per hidden
     layer, the order of DroQ (Hiraoka et al. 2022, section 3.1).
 
     :param n_members: number of networks N
@@ -63,6 +63,7 @@ class EnsembleMLP(nn.Module):
     :param activation_fn: activation class
     :param layer_norm: normalise each hidden layer
     :param dropout_rate: probability of dropping a hidden unit during training
+    :param out_features: outputs of each
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class EnsembleMLP(nn.Module):
         activation_fn: type[nn.Module] = nn.ReLU,
         layer_norm: bool = False,
         dropout_rate: float = 0.0,
+        out_features: int = 1,
     ):
         super().__init__()
         self.layers = nn.ModuleList()
@@ -84,10 +86,10 @@ class EnsembleMLP(nn.Module):
                 self.layers.append(EnsembleLayerNorm(n_members, width))
             self.layers.append(activation_fn())
             in_features = width
-        self.layers.append(EnsembleLinear(n_members, in_features, 1))
+        self.layers.append(EnsembleLinear(n_members, in_features, out_features))
 
     def forward(self, x: th.Tensor, members: Members = None) -> th.Tensor:
-        """Map ``(batch, in)`` to ``(N, batch, 1)``, or to the rows of ``members`` alone."""
+        """Map ``(batch, in)`` to ``(N, batch, out)``, or to the rows of ``members`` alone."""
         for layer in self.layers:
             per_member = isinstance(layer, EnsembleLinear | EnsembleLayerNorm)
             x = layer(x, members) if per_member else layer(x)

@@ -1,7 +1,9 @@
-"""Networks that are surprised by transitions: the intrinsic curiosity module, and random network distillation."""
+"""Networks that are surprised by transitions: intrinsic curiosity, disagreement, and random network distillation."""
 
 import torch as th
 from torch import nn
+
+from sb3_pgr.common.ensembles import EnsembleMLP
 
 
 def _mlp(in_features: int, hidden_dim: int, n_hidden: int, out_features: int) -> nn.Sequential:
@@ -62,6 +64,34 @@ class CuriosityNetwork(nn.Module):
         forward = nn.functional.mse_loss(self.predict(features, actions), next_features.detach())
         inverse = nn.functional.mse_loss(self.inverse(th.cat([features, next_features], 1)), actions)
         return forward + inverse
+
+
+class DisagreementNetwork(nn.Module):
+    """
+    Forward models that predict the change of the observation; where they disagree, there is something to learn (Pathak et al.
+    2019, https://arxiv.org/abs/1906.04161). Of what cannot be predicted, all learn the mean. They differ in their first
+    weights and learn from the same rows, so that noise in these moves them alike.
+
+    :param obs_dim: numbers of an observation
+    :param action_dim: numbers of an action
+    :param hidden_dim: width of the two hidden layers
+    :param n_models: number of forward models
+    """
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_dim: int = 128, n_models: int = 5):
+        super().__init__()
+        widths = [hidden_dim, hidden_dim]
+        self.models = EnsembleMLP(n_models, obs_dim + action_dim, widths, nn.SiLU, out_features=obs_dim)
+
+    def surprise(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Variance of the predictions of each row ``(n,)``, mean over the numbers of an observation."""
+        predicted: th.Tensor = self.models(th.cat([obs, actions], 1))
+        return predicted.var(0).mean(1)
+
+    def loss(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        """Mean squared error of all models."""
+        predicted: th.Tensor = self.models(th.cat([obs, actions], 1))
+        return (predicted - (next_obs - obs)).pow(2).mean()
 
 
 class DistillationNetwork(nn.Module):

@@ -55,8 +55,9 @@ class GenerativeReplayBuffer(MixtureReplayBuffer):
     :param n_envs: number of environments that fill the buffer together
     :param optimize_memory_usage: store each real frame once, see ``TensorReplayBuffer``
     :param handle_timeout_termination: do not treat a time limit as terminal
-    :param relevance: ``"curiosity"``, ``"rnd"``, ``"reward"``, ``"return"`` (value of the state), ``"return_to_go"``,
-        ``"td_error"``, ``"novelty"``, ``"uniform"`` (SynthER); a mapping ``dict(name=..., ...)``; or a ``Relevance``
+    :param relevance: ``"curiosity"``, ``"disagreement"``, ``"rnd"``, ``"novelty"``, ``"reward"``, ``"return"`` (value of the
+        state), ``"return_to_go"``, ``"td_error"``, ``"uniform"`` (SynthER); a mapping ``dict(name=..., ...)``; or a
+        ``Relevance``
     :param retrain_every: real transitions between two fits
     :param num_samples: transitions drawn after a fit, which replace those drawn before
     :param synthetic_ratio: share of synthetic rows in a batch, in [0, 1]: a number, ``(start, end, n_transitions)`` or a

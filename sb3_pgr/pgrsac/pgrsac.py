@@ -39,8 +39,9 @@ class PGRSAC(REDQ):
     :param policy: ``"MlpPolicy"`` (normalised observations, layer norm in the critics), ``"MultiInputPolicy"`` (layer norm
         in the critics), ``"SimbaPolicy"``, or a class
     :param env: environment, or its registered id; observations must be vectors of real numbers
-    :param relevance: what makes a transition worth imagining: ``"curiosity"``, ``"rnd"``, ``"reward"``, ``"return"``,
-        ``"return_to_go"``, ``"td_error"``, ``"novelty"``, ``"uniform"`` (which is SynthER), a mapping or a ``Relevance``
+    :param relevance: what makes a transition worth imagining: ``"curiosity"``, ``"disagreement"``, ``"rnd"``, ``"novelty"``,
+        ``"reward"``, ``"return"``, ``"return_to_go"``, ``"td_error"``, ``"uniform"`` (which is SynthER), a mapping or a
+        ``Relevance``
     :param retrain_every: real transitions between two fits of the generator
     :param num_samples: synthetic transitions drawn after a fit
     :param synthetic_ratio: their share of each batch: a number, ``(start, end, n_transitions)`` or a function

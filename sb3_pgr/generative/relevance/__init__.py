@@ -7,12 +7,13 @@ from typing import Any
 from sb3_pgr.generative.normalizers import chosen
 from sb3_pgr.generative.relevance.base import Relevance, Transitions, checked_values
 from sb3_pgr.generative.relevance.plain import Novelty, ReturnToGo, Reward, TDError, Uniform, Value
-from sb3_pgr.generative.relevance.trained import RND, Curiosity
+from sb3_pgr.generative.relevance.trained import RND, Curiosity, Disagreement
 
 __all__ = ["RELEVANCE", "Curiosity", "Relevance", "ReturnToGo", "Transitions", "checked_values", "make_relevance"]
 
 RELEVANCE: dict[str, type[Relevance]] = {
     "curiosity": Curiosity,
+    "disagreement": Disagreement,
     "rnd": RND,
     "reward": Reward,
     "return": Value,

@@ -9,7 +9,7 @@ from torch import nn
 
 from sb3_pgr.common.engine import CudaGraph, set_capturable
 from sb3_pgr.common.optimizers import optimizer_step
-from sb3_pgr.generative.curiosity import CuriosityNetwork, DistillationNetwork
+from sb3_pgr.generative.curiosity import CuriosityNetwork, DisagreementNetwork, DistillationNetwork
 from sb3_pgr.generative.relevance.base import Relevance, Transitions
 
 
@@ -61,6 +61,14 @@ class _Trained(Relevance):
 
     def _scaled(self, obs: th.Tensor) -> th.Tensor:
         return ((obs - self._mean) / self._scale).clamp(-10, 10) if self.normalize else obs
+
+    def _inputs(self, transitions: Transitions) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Observations, actions (discrete ones one-hot) and next observations."""
+        actions = transitions["actions"]
+        if self._action_classes:
+            actions = nn.functional.one_hot(actions.long().flatten(), self._action_classes)
+        obs, next_obs = transitions["observations"], transitions["next_observations"]
+        return self._scaled(obs), actions.float(), self._scaled(next_obs)
 
     def _loss(self, transitions: Transitions) -> th.Tensor:
         raise NotImplementedError
@@ -124,18 +132,53 @@ class Curiosity(_Trained):
         self._action_classes = n_actions
         self._train(network, obs_dim, device)
 
-    def _inputs(self, transitions: Transitions) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        actions = transitions["actions"]
-        if self._action_classes:
-            actions = nn.functional.one_hot(actions.long().flatten(), self._action_classes)
-        obs, next_obs = transitions["observations"], transitions["next_observations"]
-        return self._scaled(obs), actions.float(), self._scaled(next_obs)
-
     def _loss(self, transitions: Transitions) -> th.Tensor:
         return self.network.loss(*self._inputs(transitions))
 
     def _surprise(self, transitions: Transitions) -> th.Tensor:
         return self.network.surprise(*self._inputs(transitions))
+
+
+class Disagreement(_Trained):
+    """
+    Variance among the predictions of several forward models (``DisagreementNetwork``): unlike curiosity, it loses interest
+    in what nobody can predict.
+
+    :param hidden_dim: width of the hidden layers
+    :param n_models: number of forward models
+    :param update_every: transitions per training step
+    :param batch_size: rows of a training step
+    :param learning_rate: of Adam
+    :param normalize: standardise observations, so that each counts alike
+    """
+
+    network: DisagreementNetwork
+
+    def __init__(
+        self,
+        hidden_dim: int = 128,
+        n_models: int = 5,
+        update_every: int = 10,
+        batch_size: int = 256,
+        learning_rate: float = 3e-4,
+        normalize: bool = True,
+    ):
+        super().__init__(update_every, batch_size, learning_rate, normalize)
+        if n_models < 2:
+            raise ValueError(f"n_models={n_models} must be at least 2, to disagree.")
+        self.hidden_dim, self.n_models = hidden_dim, n_models
+
+    def setup(self, obs_dim: int, action_dim: int, n_actions: int, device: th.device) -> None:
+        network = DisagreementNetwork(obs_dim, n_actions or action_dim, self.hidden_dim, self.n_models)
+        self._action_classes = n_actions
+        self._train(network, obs_dim, device)
+
+    def _loss(self, transitions: Transitions) -> th.Tensor:
+        return self.network.loss(*self._inputs(transitions))
+
+    def _surprise(self, transitions: Transitions) -> th.Tensor:
+        obs, actions, _ = self._inputs(transitions)
+        return self.network.surprise(obs, actions)
 
 
 class RND(_Trained):
