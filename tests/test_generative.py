@@ -364,6 +364,29 @@ def test_dynamics_head_learns_the_step():
 
 
 @pytest.mark.parametrize("kind", [DynamicsHead, TerminationHead])
+def test_heads_go_on_from_what_they_knew(kind):
+    """A robot falls and numbers spread: what the head says of the earlier rows is, before it learns from others, the same."""
+    data = toy(1_000)
+    head = kind(2, 2, hidden_dim=16, train_steps=100)
+    head.fit(data)
+    places = [data[name] for name in ("observations", "actions", "next_observations")]
+
+    def answers():
+        if kind is DynamicsHead:
+            return th.cat(head.outcome(*places[:2]), 1)
+        inputs = head._inputs(*places)
+        inputs[:, -4:] = 0  # which numbers lie beyond all places so far has changed
+        return head.network(inputs).detach()
+
+    before, scale = answers(), head.inputs.scale.clone()
+    far = {name: 30 * rows + 5 for name, rows in toy(100).items()} | {"dones": th.zeros(100, 1)}
+    head.learning_rate = 0.0
+    head.fit({name: th.cat([rows, far[name]]) for name, rows in data.items()})
+    assert (head.inputs.scale > 5 * scale)[:2].all()
+    th.testing.assert_close(answers(), before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [DynamicsHead, TerminationHead])
 def test_heads_start_anew_after_divergence(kind):
     data, head = toy(100), kind(2, 2, hidden_dim=8, train_steps=5)
     spoilt = {**data, "next_observations": data["next_observations"] * float("nan")}

@@ -261,6 +261,48 @@ def test_networks_share_one_set_of_statistics(name):
     assert norms[0].count == pytest.approx(80, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["simba", "normalized"])
+def test_new_statistics_do_not_undo_what_was_learned(name):
+    """A robot falls and a number leaves its range: networks answer as before, once they have learned."""
+    model = build(name).learn(80)
+    policy, width = model.policy, model.observation_space.shape[0]
+    policy.set_training_mode(False)
+    policy.observe(th.randn(5_000, width), learning=False)
+    obs, actions = th.randn(50, width), 2 * th.rand(50, *model.action_space.shape) - 1
+
+    def answers():
+        critics = (critic.q_values(obs, actions) for critic in (policy.critic, policy.critic_target))
+        with th.no_grad():
+            return [policy.actor(obs, deterministic=True), *critics]
+
+    fallen, std = th.tensor([[40.0] + [0.0] * (width - 1)]), policy.observation_norm.std[0]
+    before = answers()
+    for _ in range(100):
+        policy.observe(fallen, learning=True)
+    assert policy.observation_norm.std[0] > 5 * std
+    for ours, theirs in zip(answers(), before, strict=True):
+        th.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    policy.observe(50 * fallen.expand(100, -1), learning=False)
+    assert all((ours - theirs).abs().max() > 1e-2 for ours, theirs in zip(answers(), before, strict=True))
+
+
+def test_a_flag_that_rises_after_long_does_not_blow_up_a_layer():
+    norm, layer = RunningNorm(1), th.nn.Linear(1, 1)
+    norm.update(th.zeros(100_000, 1))
+    weight = layer.weight.item()
+    norm.update_under(th.ones(1, 1), [layer])
+    assert abs(layer.weight.item()) == pytest.approx(2 * abs(weight))
+    assert abs(layer(norm(th.ones(1, 1)))).item() < 10 * 2 * abs(weight) + 1
+
+
+def test_statistics_move_alone_until_learning_begins(monkeypatch):
+    moved = []
+    monkeypatch.setattr(RunningNorm, "update_under", lambda norm, obs, layers: moved.append(len(layers)) or norm.update(obs))
+    model = build("normalized").learn(80)
+    assert moved == [3] * (80 - model.learning_starts - 1)
+    assert model.policy.observation_norm.count == pytest.approx(80, abs=1e-3)
+
+
 @pytest.mark.parametrize("policy, space, kwargs, message", [
     ("MlpPolicy", spaces.Box(-1, 1, (2, 2)), {}, "flat Box"),
     ("MlpPolicy", spaces.Discrete(3), {}, "flat Box"),

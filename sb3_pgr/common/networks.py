@@ -1,6 +1,6 @@
 """Network parts that SB3 does not have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import gymnasium as gym
 import torch as th
@@ -8,6 +8,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from sb3_pgr.common.device import widest_float
+from sb3_pgr.common.ensembles import EnsembleLinear
 
 
 class FullPrecisionLinear(nn.Linear):
@@ -94,9 +95,43 @@ class RunningNorm(nn.Module):
         self.var.copy_(m2 / total)
         self.count.copy_(total)
 
+    @property
+    def std(self) -> th.Tensor:
+        """Standard deviations ``(features,)``."""
+        return (self.var + self.epsilon).sqrt()
+
     def forward(self, x: th.Tensor) -> th.Tensor:
-        mean, std = self.mean.to(x.dtype), (self.var + self.epsilon).sqrt().to(x.dtype)
+        mean, std = self.mean.to(x.dtype), self.std.to(x.dtype)
         return ((x - mean) / std).clamp(-self.clip, self.clip)
+
+    @th.no_grad()
+    def update_under(self, x: th.Tensor, layers: Iterable[nn.Linear | EnsembleLinear]) -> None:
+        """
+        ``update``, while the layers that read what this gives keep their answers (but for inputs that are clipped): a jump of
+        the statistics would undo what was learned. A deviation that more than doubles at once, of what had hardly moved
+        before, is made up for up to that.
+        """
+        mean, std = self.mean.clone(), self.std
+        self.update(x)
+        shift, scale = (self.mean - mean) / std, (self.std / std).clamp(max=2)
+        for layer in layers:
+            keep_answers(layer, shift, scale)
+
+
+@th.no_grad()
+def keep_answers(layer: nn.Linear | EnsembleLinear, shift: th.Tensor, scale: th.Tensor) -> None:
+    """
+    Change a layer so that it answers ``(x - shift) / scale`` as it answered ``x`` until now, as PopArt does for targets (van
+    Hasselt et al. 2016, https://arxiv.org/abs/1602.07714).
+
+    :param layer: ``x`` may be only the first of its inputs
+    :param shift: ``(features,)``
+    :param scale: ``(features,)``
+    """
+    weight = layer.weight.mT if isinstance(layer, nn.Linear) else layer.weight  # (in, out), or (N, in, out)
+    weight = weight[..., : len(scale), :]
+    layer.bias.add_((shift.to(weight)[None] @ weight).view_as(layer.bias))
+    weight *= scale.to(weight)[:, None]
 
 
 class RunningNormExtractor(FlattenExtractor):

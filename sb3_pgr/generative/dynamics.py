@@ -9,11 +9,14 @@ import torch as th
 from torch import nn
 
 from sb3_pgr.common.engine import CudaGraph, set_capturable
+from sb3_pgr.common.networks import keep_answers
 from sb3_pgr.common.optimizers import optimizer_step, set_learning_rate
 from sb3_pgr.common.state import own_randomness, set_generator_state
 from sb3_pgr.generative.generator import GeneratorDivergedError
 from sb3_pgr.generative.normalizers import Normalizer, StandardNormalizer
 from sb3_pgr.generative.relevance import Transitions
+
+MOST_GROWTH = 100.0  # of a deviation from one fit to the next: what had hardly moved and now does is new to the network
 
 
 class Head:
@@ -48,8 +51,6 @@ class Head:
         self.generator = th.Generator(self.device).manual_seed(seed)
         self._widths = tuple(widths)
         self._new_network(seed)
-        nothing = th.zeros(()), th.ones(()), th.zeros(()), th.zeros(())
-        self.inputs: Normalizer = StandardNormalizer(*nothing)
 
     def _new_network(self, seed: int) -> None:
         with own_randomness(seed, self.device):
@@ -57,6 +58,26 @@ class Head:
             for n_in, n_out in itertools.pairwise(self._widths):
                 layers += [nn.Linear(n_in, n_out), nn.SiLU()]
             self.network = nn.Sequential(*layers[:-1]).to(self.device)
+        nothing = th.zeros(()), th.ones(()), th.zeros(()), th.zeros(())
+        self.inputs: Normalizer = StandardNormalizer(*nothing)
+
+    def _linear(self, i: int) -> nn.Linear:
+        layer = self.network[i]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    @property
+    def fitted(self) -> bool:
+        """The network goes with normalisers of rows."""
+        return self.inputs.shift.dim() > 0
+
+    def _renormalize(self, x: th.Tensor) -> None:
+        """Fit the normaliser of inputs ``(n, d)``, and let the network answer as before."""
+        old, fitted = self.inputs, self.fitted
+        self.inputs = StandardNormalizer.fit(x)
+        if fitted:
+            shift, scale = old.normalize(self.inputs.shift), self.inputs.scale / old.scale
+            keep_answers(self._linear(0), shift, scale.clamp(max=MOST_GROWTH))
 
     def _joined(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         if self.n_actions:
@@ -161,7 +182,11 @@ class DynamicsHead(Head):
         x = self._joined(transitions["observations"], transitions["actions"])
         change = transitions["next_observations"] - transitions["observations"]
         y = th.cat([transitions["rewards"], change], 1)
-        self.inputs, self.outputs = StandardNormalizer.fit(x), StandardNormalizer.fit(y)
+        fitted = self.fitted
+        self._renormalize(x)
+        old, self.outputs = self.outputs, StandardNormalizer.fit(y)
+        if fitted:
+            _denormalize_anew(self._linear(-1), old, self.outputs)
         x, y = self.inputs.normalize(x), self.outputs.normalize(y)
 
         def draw() -> tuple[th.Tensor, ...]:
@@ -183,3 +208,11 @@ class DynamicsHead(Head):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.outputs = self._statistics(state["outputs"])
+
+
+@th.no_grad()
+def _denormalize_anew(layer: nn.Linear, old: Normalizer, new: Normalizer) -> None:
+    """Let a last layer say in new units what it said in old ones."""
+    scale = (old.scale / new.scale).clamp(max=MOST_GROWTH)
+    layer.weight *= scale[:, None]
+    layer.bias.copy_(layer.bias * scale + new.normalize(old.shift))

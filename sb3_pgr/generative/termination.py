@@ -7,7 +7,6 @@ import torch as th
 from torch import nn
 
 from sb3_pgr.generative.dynamics import Head
-from sb3_pgr.generative.normalizers import StandardNormalizer
 from sb3_pgr.generative.relevance import Transitions
 
 _RANGE = ("low", "high", "sure_below", "sure_above")
@@ -79,7 +78,7 @@ class TerminationHead(Head):
         below, above = (ends < low).sum(0), (ends > high).sum(0)
         self.low, self.high = th.where(below > 0, low, -math.inf), th.where(above > 0, high, math.inf)
         self.sure_below, self.sure_above = ((count + self.rate) / (count + 1) for count in (below, above))
-        self.inputs = StandardNormalizer.fit(self._joined_places(*places))
+        self._renormalize(self._joined_places(*places))
         x, half = self._inputs(*places), self.batch_size // 2
         of_each = [dones.nonzero().flatten(), (~dones).nonzero().flatten()]
         labels = th.cat([th.ones(half, device=self.device), th.zeros(half, device=self.device)])

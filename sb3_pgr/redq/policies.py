@@ -17,7 +17,7 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_pgr.common.critics import EnsembleCritic
-from sb3_pgr.common.ensembles import EnsembleMLP, ResidualEnsemble
+from sb3_pgr.common.ensembles import EnsembleLinear, EnsembleMLP, ResidualEnsemble
 from sb3_pgr.common.networks import ResidualMLP, RunningNorm, RunningNormExtractor
 
 
@@ -102,6 +102,26 @@ class REDQPolicy(SACPolicy):
         """The N networks behind ``EnsembleCritic``."""
         _, net_arch = get_actor_critic_arch(self.net_arch)
         return EnsembleMLP(self.n_critics, in_features, net_arch, self.activation_fn, self.layer_norm, self.dropout_rate)
+
+    def observe(self, obs: th.Tensor, learning: bool) -> None:
+        """
+        Take observations ``(n, ...)`` of steps into the statistics, if there are any.
+
+        :param learning: networks have been trained, so that their answers are to stay
+        """
+        if self.observation_norm is None:
+            return
+        obs = obs.flatten(1)
+        if learning:
+            self.observation_norm.update_under(obs, self._input_layers())
+        else:
+            self.observation_norm.update(obs)
+
+    def _input_layers(self) -> list[nn.Linear | EnsembleLinear]:
+        """Of actor, critics and target critics, the layers that read (normalised) observations."""
+        networks = self.actor.latent_pi, self.critic.ensemble, self.critic_target.ensemble
+        kinds = nn.Linear | EnsembleLinear
+        return [next(layer for layer in network.modules() if isinstance(layer, kinds)) for network in networks]
 
     def set_training_mode(self, mode: bool) -> None:
         super().set_training_mode(mode)

@@ -310,7 +310,7 @@ class REDQ(SAC):
     ) -> None:
         check_finite_transition(new_obs, reward, f"Step {self.num_timesteps}", infos)
         if self.policy.observation_norm is not None:
-            self.policy.observation_norm.update(th.as_tensor(new_obs, device=self.device).flatten(1))
+            self.policy.observe(th.as_tensor(new_obs, device=self.device), learning=self._n_updates > 0)
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
