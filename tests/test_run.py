@@ -13,6 +13,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pgr import REDQ, MixtureReplayBuffer, TensorReplayBuffer
+from sb3_pgr.common.ensembles import EnsembleLinear
 from sb3_pgr.common.health import NonFiniteTransitionError
 from sb3_pgr.common.networks import RunningNorm
 from sb3_pgr.offline.spaces_only import SpacesOnly
@@ -286,13 +287,26 @@ def test_new_statistics_do_not_undo_what_was_learned(name):
     assert all((ours - theirs).abs().max() > 1e-2 for ours, theirs in zip(answers(), before, strict=True))
 
 
-def test_a_flag_that_rises_after_long_does_not_blow_up_a_layer():
-    norm, layer = RunningNorm(1), th.nn.Linear(1, 1)
-    norm.update(th.zeros(100_000, 1))
-    weight = layer.weight.item()
-    norm.update_under(th.ones(1, 1), [layer])
-    assert abs(layer.weight.item()) == pytest.approx(2 * abs(weight))
-    assert abs(layer(norm(th.ones(1, 1)))).item() < 10 * 2 * abs(weight) + 1
+@pytest.mark.parametrize("n, height", [(1_000, 1.0), (5_000, 100.0), (100_000, 1.0)])
+def test_a_flag_that_rises_after_long_does_not_drown_the_others(n, height):
+    norm, layer = RunningNorm(2), EnsembleLinear(3, 2, 4)
+    usual = th.cat([th.zeros(50, 1), th.randn(50, 1)], 1)
+    norm.update(th.cat([th.zeros(n, 1), th.randn(n, 1)], 1))
+    before, size = layer(norm(usual)), layer.weight[:, 1].norm(dim=1).max()
+    risen = th.tensor([[height, 0.0]])
+    norm.update_under(risen, [layer])
+    th.testing.assert_close(layer(norm(usual)), before, rtol=1e-2, atol=1e-2)
+    for _ in range(1_000):
+        norm.update_under(risen, [layer])
+    assert layer.weight[:, 0].norm(dim=1).max() < 25 * size
+    assert norm(risen)[0, 0] < 10.001 and layer(norm(risen)).abs().max() < 25 * 10 * 2 * size
+
+
+def test_policies_without_hidden_layers_read_observations_too():
+    networks = dict(net_arch=dict(pi=[], qf=[]), normalize_observations=True)
+    policy = REDQ("MlpPolicy", "Pendulum-v1", policy_kwargs=networks, device="cpu").policy
+    layers = policy.input_layers()
+    assert layers[:2] == [policy.actor.mu, policy.actor.log_std] and [layer.weight.shape[-2] for layer in layers[2:]] == [4, 4]
 
 
 def test_statistics_move_alone_until_learning_begins(monkeypatch):

@@ -108,30 +108,37 @@ class RunningNorm(nn.Module):
     def update_under(self, x: th.Tensor, layers: Iterable[nn.Linear | EnsembleLinear]) -> None:
         """
         ``update``, while the layers that read what this gives keep their answers (but for inputs that are clipped): a jump of
-        the statistics would undo what was learned. A deviation that more than doubles at once, of what had hardly moved
-        before, is made up for up to that.
+        the statistics would undo what was learned.
         """
         mean, std = self.mean.clone(), self.std
         self.update(x)
-        shift, scale = (self.mean - mean) / std, (self.std / std).clamp(max=2)
         for layer in layers:
-            keep_answers(layer, shift, scale)
+            keep_answers(layer, (self.mean - mean) / self.std, self.std / std)
+
+
+MOST_WEIGHT = 20.0
 
 
 @th.no_grad()
-def keep_answers(layer: nn.Linear | EnsembleLinear, shift: th.Tensor, scale: th.Tensor) -> None:
+def keep_answers(layer: nn.Linear | EnsembleLinear, moved: th.Tensor, growth: th.Tensor) -> None:
     """
-    Change a layer so that it answers ``(x - shift) / scale`` as it answered ``x`` until now, as PopArt does for targets (van
-    Hasselt et al. 2016, https://arxiv.org/abs/1602.07714).
+    Change a layer so that it answers inputs standardised anew as it did until now, as PopArt does for targets (van Hasselt et
+    al. 2016, https://arxiv.org/abs/1602.07714). Weights of an input grow to no more than ``MOST_WEIGHT`` times those of the
+    others, or what has never moved before would drown these once it does; answers at the old mean are kept all the same.
 
-    :param layer: ``x`` may be only the first of its inputs
-    :param shift: ``(features,)``
-    :param scale: ``(features,)``
+    :param layer: the standardised inputs are its first ones
+    :param moved: by how much their means have moved, in new deviations ``(features,)``
+    :param growth: of their deviations ``(features,)``
     """
     weight = layer.weight.mT if isinstance(layer, nn.Linear) else layer.weight  # (in, out), or (N, in, out)
-    weight = weight[..., : len(scale), :]
-    layer.bias.add_((shift.to(weight)[None] @ weight).view_as(layer.bias))
-    weight *= scale.to(weight)[:, None]
+    standardised, growth = weight[..., : len(growth), :], growth.to(weight)
+    n_others = weight.shape[-2] - 1
+    if n_others:
+        sizes = th.linalg.vector_norm(weight, dim=-1).clamp(min=1e-12)
+        others = (sizes.sum(-1, keepdim=True) - sizes) / n_others
+        growth = th.minimum(growth, (MOST_WEIGHT * others / sizes)[..., : len(growth)].clamp(min=1))
+    standardised *= growth[..., None]
+    layer.bias.add_((moved.to(weight)[None] @ standardised).view_as(layer.bias))
 
 
 class RunningNormExtractor(FlattenExtractor):

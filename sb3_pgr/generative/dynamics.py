@@ -16,8 +16,6 @@ from sb3_pgr.generative.generator import GeneratorDivergedError
 from sb3_pgr.generative.normalizers import Normalizer, StandardNormalizer
 from sb3_pgr.generative.relevance import Transitions
 
-MOST_GROWTH = 100.0  # of a deviation from one fit to the next: what had hardly moved and now does is new to the network
-
 
 class Head:
     """
@@ -76,8 +74,8 @@ class Head:
         old, fitted = self.inputs, self.fitted
         self.inputs = StandardNormalizer.fit(x)
         if fitted:
-            shift, scale = old.normalize(self.inputs.shift), self.inputs.scale / old.scale
-            keep_answers(self._linear(0), shift, scale.clamp(max=MOST_GROWTH))
+            moved = (self.inputs.shift - old.shift) / self.inputs.scale
+            keep_answers(self._linear(0), moved, _ratio(self.inputs, old))
 
     def _joined(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         if self.n_actions:
@@ -213,6 +211,11 @@ class DynamicsHead(Head):
 @th.no_grad()
 def _denormalize_anew(layer: nn.Linear, old: Normalizer, new: Normalizer) -> None:
     """Let a last layer say in new units what it said in old ones."""
-    scale = (old.scale / new.scale).clamp(max=MOST_GROWTH)
+    scale = 1 / _ratio(new, old)
     layer.weight *= scale[:, None]
     layer.bias.copy_(layer.bias * scale + new.normalize(old.shift))
+
+
+def _ratio(new: Normalizer, old: Normalizer) -> th.Tensor:
+    """Of their scales; 1 for numbers that never changed before, whose scale meant nothing."""
+    return th.where(old.low == old.high, 1.0, new.scale / old.scale)

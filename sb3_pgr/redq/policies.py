@@ -105,23 +105,27 @@ class REDQPolicy(SACPolicy):
 
     def observe(self, obs: th.Tensor, learning: bool) -> None:
         """
-        Take observations ``(n, ...)`` of steps into the statistics, if there are any.
+        Take observations ``(n, ...)`` of steps into the statistics.
 
         :param learning: networks have been trained, so that their answers are to stay
         """
-        if self.observation_norm is None:
-            return
-        obs = obs.flatten(1)
+        assert self.observation_norm is not None
         if learning:
-            self.observation_norm.update_under(obs, self._input_layers())
+            self.observation_norm.update_under(obs.flatten(1), self.input_layers())
         else:
-            self.observation_norm.update(obs)
+            self.observation_norm.update(obs.flatten(1))
 
-    def _input_layers(self) -> list[nn.Linear | EnsembleLinear]:
-        """Of actor, critics and target critics, the layers that read (normalised) observations."""
-        networks = self.actor.latent_pi, self.critic.ensemble, self.critic_target.ensemble
-        kinds = nn.Linear | EnsembleLinear
-        return [next(layer for layer in network.modules() if isinstance(layer, kinds)) for network in networks]
+    def input_layers(self) -> list[nn.Linear | EnsembleLinear]:
+        """
+        The layers that read normalised observations, as their first inputs: of actor, critics and target critics. Override it
+        where these are not the first linear layers.
+        """
+        actor, *critics = (
+            [layer for layer in network.modules() if isinstance(layer, nn.Linear | EnsembleLinear)]
+            for network in (self.actor.latent_pi, self.critic.ensemble, self.critic_target.ensemble)
+        )
+        outputs: Any = [self.actor.mu, self.actor.log_std]  # read observations where there are no hidden layers
+        return [*(actor[:1] or outputs), *(layers[0] for layers in critics)]
 
     def set_training_mode(self, mode: bool) -> None:
         super().set_training_mode(mode)
