@@ -5,8 +5,9 @@ What a fall does to networks through the statistics of observations.
 
 Agents learn to run (dmc/cheetah-run-v0, 15 000 steps, no generator). Then the robot lies on its back and twitches. The policy
 learns nothing from that, but its statistics take these in; its first layers make up for that (as in training), or do not:
-returns of the deterministic policy on the same three episodes. A dynamics head, fitted on nine tenths of the steps before, is
-fitted once more with the fallen ones among them: its median squared error on the last tenth, in variances of the changes.
+the deterministic policy's returns on the same five episodes, and how much its actions (from -1 to 1) change in the last 2 000
+states of training. A dynamics head, fitted on nine tenths of the steps before, is fitted once more with the fallen ones among
+them: its median squared error on the last tenth, in variances of the changes.
 Results are ``benchmarks/results/pgr_study/fallen.json``.
 """
 
@@ -29,7 +30,8 @@ from sb3_pgr import PGRSAC
 from sb3_pgr.generative.dynamics import DynamicsHead
 from sb3_pgr.generative.metrics import relative_dynamics_error
 
-TASK, SEEDS, FALLEN_STEPS, EPISODES, PITCH = "dmc/cheetah-run-v0", (0, 1), (0, 100, 300, 1_000, 3_000), 3, 1
+TASK, SEEDS, FALLEN_STEPS, EPISODES = "dmc/cheetah-run-v0", (0, 1), (0, 100, 300, 1_000, 3_000), 5
+RECENT, PITCH = 2_000, 1
 
 
 def fallen_steps(n: int) -> dict[str, th.Tensor]:
@@ -59,6 +61,12 @@ def returns(model: PGRSAC) -> float:
     return round(float(np.mean(evaluate_policy(model, env, EPISODES, return_episode_rewards=True)[0])), 1)
 
 
+@th.no_grad()
+def actions(model: PGRSAC, obs: th.Tensor) -> th.Tensor:
+    """Of the deterministic policy ``(n, 6)``."""
+    return model.actor(obs, deterministic=True)
+
+
 def head_errors(model: PGRSAC, fallen: dict[str, th.Tensor], seed: int) -> dict[str, float]:
     """Of a dynamics head on rows it has not seen, before the fall and after, with answers kept or not."""
     real = {name: rows.float() for name, rows in model.replay_buffer.real_transitions().items()}
@@ -85,7 +93,10 @@ def head_errors(model: PGRSAC, fallen: dict[str, th.Tensor], seed: int) -> dict[
 def measure(seed: int, timesteps: int) -> dict[str, dict[str, float]]:
     """Return and deviation of the pitch after each number of fallen steps, with answers kept or not; errors of the head."""
     th.set_num_threads(1)
-    model = PGRSAC("MlpPolicy", TASK, synthetic_ratio=0, seed=seed, device="cpu").learn(timesteps, log_interval=None)
+    fast = dict(compile=True, precision="bf16")
+    model = PGRSAC("MlpPolicy", TASK, synthetic_ratio=0, seed=seed, device="cpu", **fast).learn(timesteps, log_interval=None)
+    recent = model.replay_buffer.real_transitions()["observations"][-RECENT:].float()
+    before = actions(model, recent)
     learned, fallen = copy.deepcopy(model.policy.state_dict()), fallen_steps(FALLEN_STEPS[-1] + 100)
     found = {"dynamics head": head_errors(model, fallen, seed)}
     for n in FALLEN_STEPS:
@@ -97,6 +108,7 @@ def measure(seed: int, timesteps: int) -> dict[str, dict[str, float]]:
             assert norm is not None
             found[f"{n} steps, answers {'kept' if kept else 'not kept'}"] = {
                 "return": returns(model),
+                "action_change": round(float((actions(model, recent) - before).abs().mean()), 3),
                 "pitch_std": round(float(norm.std[PITCH]), 3),
             }
     return found
