@@ -131,6 +131,7 @@ STEPS = (
     Step("python benchmarks/pgr_study/study.py unseen"),
     Step("python benchmarks/pgr_study/targets.py unseen"),
     Step("python benchmarks/pgr_study/asked_for.py"),
+    Step("python benchmarks/pgr_study/fallen.py"),
     Step(ON_GPU, run=f"! nvidia-smi -L || {ON_GPU}"),
     Step(
         "sb3-pgr upsample data.npz --num-samples 1000000 --relevance curiosity --generator paper --train-steps 100000",

@@ -174,3 +174,18 @@ def test_rows_with_velocities_that_are_cut_off():
     for arm, *cells in table("pgr_study", "| arm | real rows | the most relevant quarter"):
         seeds = [values for run, values in file.items() if run.startswith(f"Walker2d-v5 {arm} ")]
         assert cells == [", ".join(f"{1 - values[name]:.0%}".replace("%", " %") for values in seeds) for name in names], arm
+
+
+def test_rows_that_relevance_asks_for():
+    runs = json.loads((RESULTS.parent / "pgr_study" / "unseen" / "asked_for.json").read_text())["runs"].values()
+    cells = [", ".join(f"{run[name]:.0%}".replace("%", " %") for run in runs) for name in next(iter(runs))]
+    assert table("pgr_study", "| all rows | curiosity") == [cells]
+
+
+def test_falls():
+    steps = range(20_000, 50_001, 5_000)
+    for seed, arm, *cells in table("pgr_study", "| seed | arm | 20 000"):
+        path = RESULTS.parent / "pgr_study" / "confirmation" / "dmc-cheetah-run-v0" / f"{arm}_seed{seed}.csv"
+        with open(path, newline="") as file:
+            returns = {float(row["timesteps"]): float(row["return_mean"]) for row in csv.DictReader(file)}
+        assert cells == [f"{returns[step]:.0f}" for step in steps], (arm, seed)
