@@ -128,10 +128,10 @@ STEPS = (
     Step("python benchmarks/pgr_study/study.py levers"),
     Step("python benchmarks/pgr_study/study.py levers --run dmc/cheetah-run-v0 generator_off 0"),
     Step("python benchmarks/pgr_study/study.py confirmation --run dmc/cheetah-run-v0 default 0"),
+    Step("python benchmarks/pgr_study/fallen.py"),
     Step("python benchmarks/pgr_study/study.py unseen"),
     Step("python benchmarks/pgr_study/targets.py unseen"),
     Step("python benchmarks/pgr_study/asked_for.py"),
-    Step("python benchmarks/pgr_study/fallen.py"),
     Step(ON_GPU, run=f"! nvidia-smi -L || {ON_GPU}"),
     Step(
         "sb3-pgr upsample data.npz --num-samples 1000000 --relevance curiosity --generator paper --train-steps 100000",

@@ -189,3 +189,17 @@ def test_falls():
         with open(path, newline="") as file:
             returns = {float(row["timesteps"]): float(row["return_mean"]) for row in csv.DictReader(file)}
         assert cells == [f"{returns[step]:.0f}" for step in steps], (arm, seed)
+
+
+def test_statistics_after_a_fall():
+    runs = json.loads((RESULTS.parent / "pgr_study" / "fallen.json").read_text())["runs"].values()
+
+    def cell(steps: str, answers: str, name: str) -> str:
+        return ", ".join(f"{run[f'{steps} steps, answers {answers}'][name]:.2f}" for run in runs)
+
+    rows = table("pgr_study", "| steps on the back")
+    assert [row[0] for row in rows] == ["100", "300", "1 000", "3 000"]
+    for n, deviation, *changes in rows:
+        steps = n.replace(" ", "")
+        assert deviation == cell(steps, "kept", "pitch_std")
+        assert changes == [cell(steps, answers, "action_change") for answers in ("not kept", "kept")]
