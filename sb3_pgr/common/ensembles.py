@@ -54,8 +54,8 @@ class EnsembleLayerNorm(nn.Module):
 
 class EnsembleMLP(nn.Module):
     """
-    N multi-layer perceptrons: ``linear [- dropout] [- layer norm] - activation`` per hidden
-    layer, the order of DroQ (Hiraoka et al. 2022, section 3.1).
+    N multi-layer perceptrons: ``linear [- dropout] [- layer norm] - activation`` per hidden layer, the order of DroQ
+    (Hiraoka et al. 2022, section 3.1).
 
     :param n_members: number of networks N
     :param in_features: input width

@@ -112,8 +112,10 @@ class RunningNorm(nn.Module):
         """
         mean, std = self.mean.clone(), self.std
         self.update(x)
+        new_std = self.std
+        moved, growth = (self.mean - mean) / new_std, new_std / std
         for layer in layers:
-            keep_answers(layer, (self.mean - mean) / self.std, self.std / std)
+            keep_answers(layer, moved, growth)
 
 
 MOST_WEIGHT = 20.0
