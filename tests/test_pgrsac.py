@@ -47,7 +47,7 @@ def test_off_it_is_redq():
     """Without synthetic rows, the same training bit by bit as REDQ with the same settings."""
     ours = small(synthetic_ratio=0).learn(150, log_interval=None)
     settings = {name: SMALL[name] for name in ("learning_starts", "gradient_steps", "batch_size", "seed")}
-    networks = dict(net_arch=[16], layer_norm=True, normalize_observations=True)
+    networks = dict(net_arch=[16], layer_norm=True, normalize_observations=True, actor_average=0.05)
     settings |= dict(n_critics=2, policy_delay=2, ent_coef="auto_0.1", policy_kwargs=networks)
     theirs = REDQ("MlpPolicy", "Pendulum-v1", **settings)
     assert th.equal(weights(ours), weights(theirs.learn(150, log_interval=None)))

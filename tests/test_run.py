@@ -23,8 +23,11 @@ CONFIGURATIONS = {
     "redq": dict(policy_kwargs=SMALL),
     "droq": dict(n_critics=2, policy_kwargs=SMALL | dict(layer_norm=True, dropout_rate=0.01)),
     "mean": dict(target_mode="mean", policy_kwargs=SMALL),
-    "simba": dict(policy="SimbaPolicy", policy_kwargs=dict(actor_hidden_dim=16, critic_hidden_dim=16), n_critics=2),
+    "simba": dict(
+        policy="SimbaPolicy", policy_kwargs=dict(actor_hidden_dim=16, critic_hidden_dim=16, actor_average=0.1), n_critics=2
+    ),
     "normalized": dict(policy_kwargs=SMALL | dict(layer_norm=True, normalize_observations=True)),
+    "averaged": dict(policy_kwargs=SMALL | dict(normalize_observations=True, actor_average=0.1)),
     "bf16": dict(precision="bf16", policy_kwargs=SMALL),
     "fixed_entropy": dict(ent_coef=0.1, policy_kwargs=SMALL),
     "tanh": dict(policy_kwargs=dict(net_arch=dict(pi=[8], qf=[16, 8]), activation_fn=th.nn.Tanh)),
@@ -262,7 +265,7 @@ def test_networks_share_one_set_of_statistics(name):
     assert norms[0].count == pytest.approx(80, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["simba", "normalized"])
+@pytest.mark.parametrize("name", ["simba", "normalized", "averaged"])
 def test_new_statistics_do_not_undo_what_was_learned(name):
     """A robot falls and a number leaves its range: networks answer as before, once they have learned."""
     model = build(name).learn(80)
@@ -274,7 +277,7 @@ def test_new_statistics_do_not_undo_what_was_learned(name):
     def answers():
         critics = (critic.q_values(obs, actions) for critic in (policy.critic, policy.critic_target))
         with th.no_grad():
-            return [policy.actor(obs, deterministic=True), *critics]
+            return [policy.actor(obs, deterministic=True), policy._predict(obs, deterministic=True), *critics]
 
     fallen, std = th.tensor([[40.0] + [0.0] * (width - 1)]), policy.observation_norm.std[0]
     before = answers()

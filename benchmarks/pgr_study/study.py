@@ -64,8 +64,12 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
     from sb3_pgr.common.callbacks import ResumableCheckpoint
     from sb3_pgr.common.checkpoint import latest_checkpoint
 
+    def returns_of(policy: Any, env: gym.Env, episodes: int) -> list[float]:
+        env.reset(seed=10_000 + seed)
+        return evaluate_policy(policy, env, episodes, return_episode_rewards=True, warn=False)[0]  # type: ignore[return-value]
+
     class Evaluate(BaseCallback):
-        """Evaluates the deterministic policy on the same held-out episodes every time."""
+        """Evaluates the deterministic policy on the same held-out episodes every time; by the actor's latest weights, too."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -89,13 +93,16 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
             self.seconds += time.time() - self.since
             self.cpu_seconds += time.process_time() - self.cpu_since
             env = Monitor(gym.make(task))
-            env.reset(seed=10_000 + seed)
             state = np.random.get_state()
             with th.random.fork_rng():
                 policy = copy.deepcopy(self.model.policy).to("cpu")  # single observations are not a GPU's work
                 temperature = self.model.ent_coef_tensor if self.model.log_ent_coef is None else self.model.log_ent_coef.exp()
-                returns, _ = evaluate_policy(policy, env, episodes, return_episode_rewards=True, warn=False)
-                why = values_and_networks(policy, env, self.model.gamma, float(temperature), seed=20_000 + seed)
+                returns = returns_of(policy, env, episodes)
+                latest = {}
+                if getattr(policy, "averaged_actor", None) is not None:
+                    policy.averaged_actor = None
+                    latest = {"latest_return_mean": np.mean(returns_of(policy, env, episodes))}
+                why = latest | values_and_networks(policy, env, self.model.gamma, float(temperature), seed=20_000 + seed)
             np.random.set_state(state)
             why |= {name: value for name, value in self.model.logger.name_to_value.items() if name.startswith("pgr/")}
             row = {

@@ -36,8 +36,8 @@ class PGRSAC(REDQ):
     ``policy_actions``, ``n_steps``, ...) go into ``replay_buffer_kwargs``, see ``GenerativeReplayBuffer``. The defaults
     are the lean setting; ``zoo_configs/pgrsac_paper.yml`` has the paper's.
 
-    :param policy: ``"MlpPolicy"`` (normalised observations, layer norm in the critics), ``"MultiInputPolicy"`` (layer norm
-        in the critics), ``"SimbaPolicy"``, or a class
+    :param policy: ``"MlpPolicy"`` (normalised observations, layer norm in the critics, an averaged actor),
+        ``"MultiInputPolicy"`` (layer norm, averaged actor), ``"SimbaPolicy"``, or a class
     :param env: environment, or its registered id; observations must be vectors of real numbers
     :param relevance: what makes a transition worth imagining: ``"curiosity"``, ``"disagreement"``, ``"rnd"``, ``"novelty"``,
         ``"reward"``, ``"return"``, ``"return_to_go"``, ``"td_error"``, ``"uniform"`` (which is SynthER), a mapping or a

@@ -1,4 +1,4 @@
-"""Policies of PGRSAC: those of REDQ, with layer norm in the critics and normalised observations unless they are refused."""
+"""Policies of PGRSAC: REDQ's, with layer norm in the critics, normalised observations and an averaged actor unless refused."""
 
 from typing import Any
 
@@ -6,24 +6,26 @@ from gymnasium import spaces
 
 from sb3_pgr.redq.policies import REDQMultiInputPolicy, REDQPolicy, SimbaPolicy
 
+DEFAULTS = dict(layer_norm=True, actor_average=0.05)
+
 
 class PGRPolicy(REDQPolicy):
     """
-    ``REDQPolicy`` whose ``layer_norm`` is on by default, and ``normalize_observations`` too where observations are flat and
-    no features extractor is given.
+    ``REDQPolicy`` whose ``layer_norm`` is on by default, ``actor_average`` is 0.05, and ``normalize_observations`` is on where
+    observations are flat and no features extractor is given.
     """
 
     def __init__(self, observation_space: spaces.Space, *args: Any, **kwargs: Any):
         flat = isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 1
-        defaults = dict(layer_norm=True, normalize_observations=flat and "features_extractor_class" not in kwargs)
-        super().__init__(observation_space, *args, **{**defaults, **kwargs})
+        normalize = flat and "features_extractor_class" not in kwargs
+        super().__init__(observation_space, *args, **{**DEFAULTS, "normalize_observations": normalize, **kwargs})
 
 
 class PGRMultiInputPolicy(REDQMultiInputPolicy):
-    """``REDQMultiInputPolicy`` whose ``layer_norm`` is on by default."""
+    """``REDQMultiInputPolicy`` whose ``layer_norm`` is on by default, and ``actor_average`` is 0.05."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **{"layer_norm": True, **kwargs})
+        super().__init__(*args, **{**DEFAULTS, **kwargs})
 
 
 MlpPolicy = PGRPolicy

@@ -12,13 +12,15 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
     get_actor_critic_arch,
 )
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
+from sb3_pgr.common.averaging import PowerAverage
 from sb3_pgr.common.critics import EnsembleCritic
 from sb3_pgr.common.ensembles import EnsembleLinear, EnsembleMLP, ResidualEnsemble
 from sb3_pgr.common.networks import ResidualMLP, RunningNorm, RunningNormExtractor
+from sb3_pgr.common.state import own_randomness
 
 
 class REDQPolicy(SACPolicy):
@@ -33,12 +35,16 @@ class REDQPolicy(SACPolicy):
         (Hiraoka et al. 2022), whose target critics drop units too
     :param normalize_observations: standardise flat observations by the mean and variance of all those of steps taken so far;
         actor, critics and targets share the statistics, which are saved with the policy
-    :raises ValueError: if observations to be normalised are not a flat Box, or have a features extractor of their own
+    :param actor_average: if given, ``predict(..., deterministic=True)`` acts by an average of the weights that the actor has
+        had; its width, see ``PowerAverage``. Learning, and stochastic actions, are those of the latest weights
+    :raises ValueError: if observations to be normalised are not a flat Box, or have a features extractor of their own; if the
+        width is not one
     """
 
     actor: Actor
     critic: EnsembleCritic  # type: ignore[assignment]
     critic_target: EnsembleCritic  # type: ignore[assignment]
+    averaged_actor: PowerAverage | None
 
     def __init__(
         self,
@@ -56,6 +62,7 @@ class REDQPolicy(SACPolicy):
         layer_norm: bool = False,
         dropout_rate: float = 0.0,
         normalize_observations: bool = False,
+        actor_average: float | None = None,
     ):
         norm = None
         if normalize_observations:
@@ -68,6 +75,7 @@ class REDQPolicy(SACPolicy):
         self.n_critics = n_critics
         self.layer_norm = layer_norm
         self.dropout_rate = dropout_rate
+        self.actor_average = actor_average
         if optimizer_kwargs is None:
             optimizer_kwargs = dict(fused=True) if optimizer_class in (th.optim.Adam, th.optim.AdamW) else {}
         super().__init__(
@@ -85,6 +93,20 @@ class REDQPolicy(SACPolicy):
             share_features_extractor=False,
         )
         self.observation_norm = norm
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.averaged_actor = None
+        if self.actor_average is not None:
+            with own_randomness(0, self.device):
+                copy = self.make_actor()  # which shares the statistics of observations
+            copy.load_state_dict(self.actor.state_dict())
+            self.averaged_actor = PowerAverage(copy, self.actor_average)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if deterministic and self.averaged_actor is not None:
+            return self.averaged_actor.network(observation, deterministic)
+        return super()._predict(observation, deterministic)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> EnsembleCritic:  # type: ignore[override]
         features_extractor = features_extractor or self.make_features_extractor()
@@ -117,15 +139,15 @@ class REDQPolicy(SACPolicy):
 
     def input_layers(self) -> list[nn.Linear | EnsembleLinear]:
         """
-        The layers that read normalised observations, as their first inputs: of actor, critics and target critics. Override it
-        where these are not the first linear layers.
+        The layers that read normalised observations, as their first inputs: of actor (its average, too), critics and target
+        critics. Override it where these are not the first linear layers.
         """
-        actor, *critics = (
-            [layer for layer in network.modules() if isinstance(layer, nn.Linear | EnsembleLinear)]
-            for network in (self.actor.latent_pi, self.critic.ensemble, self.critic_target.ensemble)
-        )
-        outputs: Any = [self.actor.mu, self.actor.log_std]  # read observations where there are no hidden layers
-        return [*(actor[:1] or outputs), *(layers[0] for layers in critics)]
+        actors: list[Any] = [self.actor] if self.averaged_actor is None else [self.actor, self.averaged_actor.network]
+        found = []
+        for actor in actors:
+            # Where there are no hidden layers, the outputs read observations.
+            found += _linear_layers(actor.latent_pi)[:1] or [actor.mu, actor.log_std]
+        return found + [_linear_layers(critic.ensemble)[0] for critic in (self.critic, self.critic_target)]
 
     def set_training_mode(self, mode: bool) -> None:
         super().set_training_mode(mode)
@@ -140,7 +162,12 @@ class REDQPolicy(SACPolicy):
             data |= dict(
                 features_extractor_class=FlattenExtractor, features_extractor_kwargs=None, normalize_observations=True
             )
-        return {**data, "layer_norm": self.layer_norm, "dropout_rate": self.dropout_rate}
+        own = dict(layer_norm=self.layer_norm, dropout_rate=self.dropout_rate, actor_average=self.actor_average)
+        return data | own
+
+
+def _linear_layers(network: nn.Module) -> list[nn.Linear | EnsembleLinear]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.Linear | EnsembleLinear)]
 
 
 class REDQCnnPolicy(REDQPolicy):
@@ -175,6 +202,7 @@ class SimbaPolicy(REDQPolicy):
     :param actor_blocks: residual blocks of the actor
     :param critic_hidden_dim: width of each critic's residual stream
     :param critic_blocks: residual blocks of each critic
+    :param actor_average: see ``REDQPolicy``
     """
 
     def __init__(
@@ -189,6 +217,7 @@ class SimbaPolicy(REDQPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
         n_critics: int = 10,
+        actor_average: float | None = None,
     ):
         self.simba_kwargs = dict(
             actor_hidden_dim=actor_hidden_dim,
@@ -206,6 +235,7 @@ class SimbaPolicy(REDQPolicy):
             optimizer_kwargs=optimizer_kwargs,
             n_critics=n_critics,
             normalize_observations=True,
+            actor_average=actor_average,
         )
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Actor:
@@ -221,7 +251,8 @@ class SimbaPolicy(REDQPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        keep = ("observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs", "n_critics")
+        spaces_and_rate = ("observation_space", "action_space", "lr_schedule")
+        keep = (*spaces_and_rate, "optimizer_class", "optimizer_kwargs", "n_critics", "actor_average")
         return {**{name: data[name] for name in keep}, **self.simba_kwargs}
 
 

@@ -256,6 +256,8 @@ class REDQ(SAC):
     def _update_policy(self, batch: Block) -> dict[str, th.Tensor]:
         actor_loss, log_prob = self._compute_actor_loss(batch)
         optimizer_step(self.actor.optimizer, actor_loss)
+        if self.policy.averaged_actor is not None:
+            self.policy.averaged_actor.update(self.actor)
         metrics = {"actor_loss": actor_loss.detach(), "ent_coef": self._ent_coef().detach().squeeze()}
         if self.ent_coef_optimizer is not None:
             assert self.log_ent_coef is not None and isinstance(self.target_entropy, float)
