@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from sb3_pgr import PGRSAC, REDQ
@@ -26,7 +27,7 @@ def test_weight_of_each_update(width):
         with th.no_grad():
             network.weight.zero_()[0, step] = 1.0
         average.update(network)
-    found = average.network.weight[0].numpy()
+    found = average.network.weight[0].detach().numpy()
     steps = np.arange(n + 1) / n
     weights = np.diff(steps ** (average.gamma + 1), prepend=0)
     np.testing.assert_allclose(found, weights, rtol=0, atol=1e-6)
@@ -79,6 +80,45 @@ def test_learning_is_that_of_the_latest_weights(normalize, compile):
     by_hand.actor.load_state_dict(by_hand.averaged_actor.network.state_dict())
     by_hand.averaged_actor = None
     np.testing.assert_array_equal(by_hand.predict(obs, deterministic=True)[0], acted)
+
+
+def test_begins_anew_with_learn():
+    model = REDQ("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(actor_average=0.1), **KWARGS).learn(60)
+    assert model.policy.averaged_actor.n_updates == 2 * 10
+    model.learn(10, reset_num_timesteps=False)
+    assert model.policy.averaged_actor.n_updates == 2 * 20
+    model.gradient_steps, model.learning_starts = 2, 0
+    model.learn(1)
+    pairs = zip(model.policy.averaged_actor.network.parameters(), latest_of(model), strict=True)
+    assert all(th.equal(average, latest) for average, latest in pairs)
+
+
+class Shared(FlattenExtractor):
+    def __init__(self, space, encoder):
+        super().__init__(space)
+        self.encoder = encoder
+
+    def forward(self, observations):
+        return self.encoder(super().forward(observations))
+
+
+def test_parts_that_both_have():
+    """An encoder that all networks share learns on, and is no average."""
+    encoder = nn.Linear(3, 3)
+    before = encoder.weight.detach().clone()
+    kwargs = dict(actor_average=0.1, features_extractor_class=Shared, features_extractor_kwargs=dict(encoder=encoder))
+    model = REDQ("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, **KWARGS).learn(60)
+    policy = model.policy
+    assert policy.averaged_actor.network.features_extractor.encoder is policy.actor.features_extractor.encoder
+    assert not th.equal(policy.actor.features_extractor.encoder.weight, before)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "SimbaPolicy"])
+def test_stays_in_evaluation_mode(policy):
+    policy = PGRSAC(policy, "Pendulum-v1", device="cpu").policy
+    policy.train()
+    own = set(policy.averaged_actor.modules()) - {policy.observation_norm}
+    assert policy.training and not any(module.training for module in own)
 
 
 def test_statistics_are_shared():

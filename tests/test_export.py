@@ -132,11 +132,13 @@ def test_statistics_are_part_of_it(suffix, tmp_path):
 
 @both
 def test_other_policies(suffix, tmp_path):
-    """Dropout, gSDE, unsquashed and discrete actions, residual networks; spaces of float64, integers and huge bounds."""
+    """Dropout, gSDE, discrete actions, residual networks, an averaged actor; spaces of float64, integers and huge bounds."""
     discrete = DQN("MlpPolicy", SpacesOnly(spaces.Box(-3e38, 3e38, (4,)), spaces.Discrete(3)), buffer_size=100, device="cpu")
-    small = dict(actor_hidden_dim=16, critic_hidden_dim=16)
+    small = dict(actor_hidden_dim=16, critic_hidden_dim=16, actor_average=0.1)
     simba = REDQ("SimbaPolicy", SpacesOnly(BOX, spaces.Box(LOW, HIGH)), buffer_size=100, policy_kwargs=small, device="cpu")
     simba.policy.observation_norm.update(th.randn(50, 3) * 3 + 1)
+    with th.no_grad():
+        simba.policy.actor.mu.weight.mul_(5)  # its average acts
     gsde = PPO("MlpPolicy", SpacesOnly(BOX, spaces.Box(LOW, HIGH)), use_sde=True, device="cpu")
     dropout = make(IQL, dropout_rate=0.5)
     wide = make(SAC, spaces.Box(-1, 1, (3,), np.float64))

@@ -64,7 +64,7 @@ def returns(model: PGRSAC) -> float:
 @th.no_grad()
 def actions(model: PGRSAC, obs: th.Tensor) -> th.Tensor:
     """Of the deterministic policy ``(n, 6)``."""
-    return model.actor(obs, deterministic=True)
+    return model.policy._predict(obs, deterministic=True)
 
 
 def head_errors(model: PGRSAC, fallen: dict[str, th.Tensor], seed: int) -> dict[str, float]:

@@ -6,7 +6,8 @@ Runs a study (tasks x arms x seeds), each run on one core (or as many as the stu
     python benchmarks/pgr_study/study.py levers --run dmc/cheetah-run-v0 default 0     # one run
 
 A study is a YAML file beside this one: what all arms have in common and what each changes are arguments of the algorithm.
-Runs of arms ``of_earlier_code`` are shown, but not made anew.
+Runs of arms ``of_earlier_code`` are shown, but not made anew. With ``latest_weights`` returns are those of the actor's latest
+weights, not of their average; ``latest_return_mean`` always is.
 It may be stopped at any time: a run goes on exactly from its last checkpoint (under ``build/``). Results are
 ``benchmarks/results/pgr_study/<study>/<task>/<arm>_seed<seed>.csv``.
 """
@@ -97,12 +98,15 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
             with th.random.fork_rng():
                 policy = copy.deepcopy(self.model.policy).to("cpu")  # single observations are not a GPU's work
                 temperature = self.model.ent_coef_tensor if self.model.log_ent_coef is None else self.model.log_ent_coef.exp()
-                returns = returns_of(policy, env, episodes)
-                latest = {}
-                if getattr(policy, "averaged_actor", None) is not None:
+                if averaged := getattr(policy, "averaged_actor", None) is not None:
+                    of_average = returns_of(policy, env, episodes)
                     policy.averaged_actor = None
-                    latest = {"latest_return_mean": np.mean(returns_of(policy, env, episodes))}
-                why = latest | values_and_networks(policy, env, self.model.gamma, float(temperature), seed=20_000 + seed)
+                returns = latest = returns_of(policy, env, episodes)
+                if averaged and not study.get("latest_weights", False):
+                    returns = of_average
+                why = {"latest_return_mean": np.mean(latest)} | values_and_networks(
+                    policy, env, self.model.gamma, float(temperature), seed=20_000 + seed
+                )
             np.random.set_state(state)
             why |= {name: value for name, value in self.model.logger.name_to_value.items() if name.startswith("pgr/")}
             row = {

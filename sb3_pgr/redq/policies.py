@@ -36,7 +36,8 @@ class REDQPolicy(SACPolicy):
     :param normalize_observations: standardise flat observations by the mean and variance of all those of steps taken so far;
         actor, critics and targets share the statistics, which are saved with the policy
     :param actor_average: if given, ``predict(..., deterministic=True)`` acts by an average of the weights that the actor has
-        had; its width, see ``PowerAverage``. Learning, and stochastic actions, are those of the latest weights
+        had since ``learn`` began (or went on, with ``reset_num_timesteps=False``); its width, see ``PowerAverage``. Learning,
+        and stochastic actions, are those of the latest weights
     :raises ValueError: if observations to be normalised are not a flat Box, or have a features extractor of their own; if the
         width is not one
     """

@@ -331,6 +331,8 @@ class REDQ(SAC):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:  # the environments are reset
             truncate_episodes(self.replay_buffer)
+        if reset_num_timesteps and self.policy.averaged_actor is not None:
+            self.policy.averaged_actor.restart()
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def learn(
