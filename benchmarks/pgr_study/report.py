@@ -166,7 +166,7 @@ def _summary(curves: list[Rows]) -> dict[str, Any]:
     last = returns[:, -1]
     resampled = np.random.default_rng(0).choice(last, (10_000, len(last))).mean(1)
     return {
-        "final_return_per_seed": last.round(1).tolist(),
+        "final_return_per_seed": last.round(2).tolist(),
         "mean": round(float(last.mean()), 1),
         "interval_95": np.percentile(resampled, [2.5, 97.5]).round(1).tolist(),
         "area_under_curve": round(float(returns.mean()), 1),
