@@ -64,7 +64,7 @@ def returns(model: PGRSAC) -> float:
 @th.no_grad()
 def actions(model: PGRSAC, obs: th.Tensor) -> th.Tensor:
     """Of the deterministic policy ``(n, 6)``."""
-    return model.policy._predict(obs, deterministic=True)
+    return model.actor(obs, deterministic=True)
 
 
 def head_errors(model: PGRSAC, fallen: dict[str, th.Tensor], seed: int) -> dict[str, float]:
@@ -93,7 +93,7 @@ def head_errors(model: PGRSAC, fallen: dict[str, th.Tensor], seed: int) -> dict[
 def measure(seed: int, timesteps: int) -> dict[str, dict[str, float]]:
     """Return and deviation of the pitch after each number of fallen steps, with answers kept or not; errors of the head."""
     th.set_num_threads(1)
-    fast = dict(compile=True, precision="bf16")
+    fast = dict(compile=True, precision="bf16", policy_kwargs=dict(actor_average=None))  # what learns is what acts
     model = PGRSAC("MlpPolicy", TASK, synthetic_ratio=0, seed=seed, device="cpu", **fast).learn(timesteps, log_interval=None)
     recent = model.replay_buffer.real_transitions()["observations"][-RECENT:].float()
     before = actions(model, recent)

@@ -98,12 +98,11 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
             with th.random.fork_rng():
                 policy = copy.deepcopy(self.model.policy).to("cpu")  # single observations are not a GPU's work
                 temperature = self.model.ent_coef_tensor if self.model.log_ent_coef is None else self.model.log_ent_coef.exp()
-                if averaged := getattr(policy, "averaged_actor", None) is not None:
-                    of_average = returns_of(policy, env, episodes)
-                    policy.averaged_actor = None
-                returns = latest = returns_of(policy, env, episodes)
-                if averaged and not study.get("latest_weights", False):
-                    returns = of_average
+                averaged = getattr(policy, "averaged_actor", None) is not None and not study.get("latest_weights", False)
+                of_average = returns_of(policy, env, episodes) if averaged else None
+                policy.averaged_actor = None
+                latest = returns_of(policy, env, episodes)
+                returns = of_average or latest
                 why = {"latest_return_mean": np.mean(latest)} | values_and_networks(
                     policy, env, self.model.gamma, float(temperature), seed=20_000 + seed
                 )
