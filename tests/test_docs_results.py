@@ -144,7 +144,7 @@ def test_gems_offline():
     assert not found
 
 
-@pytest.mark.parametrize("study", ["levers", "levers_gpu", "unseen", "confirmation"])
+@pytest.mark.parametrize("study", ["levers", "levers_gpu", "unseen_earlier", "confirmation"])
 def test_study_of_generative_replay(study):
     table = (RESULTS.parent / "pgr_study" / study / "table.md").read_text()
     assert table in (ROOT / "docs" / "pgr_study.md").read_text()
@@ -152,7 +152,7 @@ def test_study_of_generative_replay(study):
 
 def test_targets_of_generated_rows():
     """A number for each seed, in the order of the file."""
-    file = json.loads((RESULTS.parent / "pgr_study" / "unseen" / "targets.json").read_text())["runs"]
+    file = json.loads((RESULTS.parent / "pgr_study" / "unseen_earlier" / "targets.json").read_text())["runs"]
     errors = ("generated_error", "error_of_missed_ends", "error_of_false_ends", "error_of_other_rows")
     names = (*errors, "real_value_above_target", "new_value_above_target", "new_entropy", "ent_coef")
     found: dict[tuple[str, str], list[list[str]]] = {}
@@ -169,7 +169,7 @@ def test_targets_of_generated_rows():
 
 
 def test_rows_with_velocities_that_are_cut_off():
-    file = json.loads((RESULTS.parent / "pgr_study" / "unseen" / "targets.json").read_text())["runs"]
+    file = json.loads((RESULTS.parent / "pgr_study" / "unseen_earlier" / "targets.json").read_text())["runs"]
     names = "real_known", "relevant_known", "generated_known"
     for arm, *cells in table("pgr_study", "| arm | real rows | the most relevant quarter"):
         seeds = [values for run, values in file.items() if run.startswith(f"Walker2d-v5 {arm} ")]
@@ -177,7 +177,7 @@ def test_rows_with_velocities_that_are_cut_off():
 
 
 def test_rows_that_relevance_asks_for():
-    runs = json.loads((RESULTS.parent / "pgr_study" / "unseen" / "asked_for.json").read_text())["runs"].values()
+    runs = json.loads((RESULTS.parent / "pgr_study" / "unseen_earlier" / "asked_for.json").read_text())["runs"].values()
     cells = [", ".join(f"{run[name]:.0%}".replace("%", " %") for run in runs) for name in next(iter(runs))]
     assert table("pgr_study", "| all rows | curiosity") == [cells]
 
