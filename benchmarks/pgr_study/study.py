@@ -4,6 +4,7 @@ Runs a study (tasks x arms x seeds), each run on one core (or as many as the stu
     python benchmarks/pgr_study/study.py levers             # what is missing, two runs at a time; then the report
     python benchmarks/pgr_study/study.py levers --report    # table and pictures from what there is
     python benchmarks/pgr_study/study.py levers --run dmc/cheetah-run-v0 default 0     # one run
+    python benchmarks/pgr_study/study.py levers --again     # the last evaluations of finished runs once more, from final.zip
 
 A study is a YAML file beside this one: what all arms have in common and what each changes are arguments of the algorithm.
 Runs of arms ``of_earlier_code`` are shown, but not made anew. With ``latest_weights`` returns are those of the actor's latest
@@ -30,7 +31,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from measures import values_and_networks  # noqa: E402
 from report import finished, read, report, result_file, write  # noqa: E402
 
-EVAL_EPISODES, FINAL_EPISODES = 5, 10
+EVAL_EPISODES, FINAL_EPISODES, FINAL_ENVS = 5, 100, 20
 CHECKPOINT_FREQ = 5_000
 
 
@@ -55,19 +56,44 @@ def checkpoints(study: dict[str, Any], task: str, arm: str, seed: int) -> Path:
     return HERE.parents[1] / "build" / "pgr_study" / study["name"] / task.replace("/", "-") / f"{arm}_seed{seed}"
 
 
+def returns_of(policy: Any, task: str, seed: int, final: bool) -> Any:
+    """Of the deterministic policy in episodes that are the same every time; the last ones are the same for all runs."""
+    import gymnasium as gym
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.monitor import Monitor
+
+    from sb3_pgr.common.evaluation import evaluate_episodes
+
+    if final:
+        return evaluate_episodes(policy, make_vec_env(lambda: gym.make(task), FINAL_ENVS), FINAL_EPISODES).returns
+    env = Monitor(gym.make(task))
+    env.reset(seed=10_000 + seed)
+    return evaluate_policy(policy, env, EVAL_EPISODES, return_episode_rewards=True, warn=False)[0]
+
+
+def evaluation(study: dict[str, Any], policy: Any, task: str, seed: int, final: bool) -> dict[str, float]:
+    """Of the actor and of its latest weights, which are all that ``policy`` has afterwards."""
+    averaged = getattr(policy, "averaged_actor", None) is not None and not study.get("latest_weights", False)
+    of_average = returns_of(policy, task, seed, final) if averaged else None
+    policy.averaged_actor = None
+    latest = returns_of(policy, task, seed, final)
+    returns = latest if of_average is None else of_average
+    return {
+        "return_mean": round(float(np.mean(returns)), 2),
+        "return_std": round(float(np.std(returns)), 2),
+        "episodes": len(returns),
+        "latest_return_mean": round(float(np.mean(latest)), 2),
+    }
+
+
 def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) -> None:
     import gymnasium as gym
     import torch as th
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.evaluation import evaluate_policy
-    from stable_baselines3.common.monitor import Monitor
 
     from sb3_pgr.common.callbacks import ResumableCheckpoint
     from sb3_pgr.common.checkpoint import latest_checkpoint
-
-    def returns_of(policy: Any, env: gym.Env, episodes: int) -> list[float]:
-        env.reset(seed=10_000 + seed)
-        return evaluate_policy(policy, env, episodes, return_episode_rewards=True, warn=False)[0]  # type: ignore[return-value]
 
     class Evaluate(BaseCallback):
         """Evaluates the deterministic policy on the same held-out episodes every time; by the actor's latest weights, too."""
@@ -86,39 +112,26 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
 
         def _on_step(self) -> bool:
             # Evaluate before the step that passes the mark has been learned from.
-            if self.num_timesteps % study["eval_freq"] == 0:
-                self.evaluate(FINAL_EPISODES if self.num_timesteps >= study["n_timesteps"] else EVAL_EPISODES)
+            if self.num_timesteps % study["eval_freq"] == 0 and self.num_timesteps < study["n_timesteps"]:
+                self.evaluate(final=False)
             return True
 
-        def evaluate(self, episodes: int) -> None:
+        def evaluate(self, final: bool) -> None:
             self.seconds += time.time() - self.since
             self.cpu_seconds += time.process_time() - self.cpu_since
-            env = Monitor(gym.make(task))
             state = np.random.get_state()
             with th.random.fork_rng():
                 policy = copy.deepcopy(self.model.policy).to("cpu")  # single observations are not a GPU's work
                 temperature = self.model.ent_coef_tensor if self.model.log_ent_coef is None else self.model.log_ent_coef.exp()
-                averaged = getattr(policy, "averaged_actor", None) is not None and not study.get("latest_weights", False)
-                of_average = returns_of(policy, env, episodes) if averaged else None
-                policy.averaged_actor = None
-                latest = returns_of(policy, env, episodes)
-                returns = of_average or latest
-                why = {"latest_return_mean": np.mean(latest)} | values_and_networks(
-                    policy, env, self.model.gamma, float(temperature), seed=20_000 + seed
-                )
+                evaluated = evaluation(study, policy, task, seed, final)
+                why = values_and_networks(policy, gym.make(task), self.model.gamma, float(temperature), seed=20_000 + seed)
             np.random.set_state(state)
             why |= {name: value for name, value in self.model.logger.name_to_value.items() if name.startswith("pgr/")}
-            row = {
-                "timesteps": self.num_timesteps,
-                "return_mean": round(float(np.mean(returns)), 2),
-                "return_std": round(float(np.std(returns)), 2),
-                "episodes": episodes,
-                "training_seconds": round(self.seconds, 1),
-                "cpu_seconds": round(self.cpu_seconds, 1),
-            } | {name: round(float(value), 5) for name, value in why.items()}
-            self.rows.append(row)
+            times = {"training_seconds": round(self.seconds, 1), "cpu_seconds": round(self.cpu_seconds, 1)}
+            row = {"timesteps": self.num_timesteps} | evaluated | times
+            self.rows.append(row | {name: round(float(value), 5) for name, value in why.items()})
             write(self.path, self.rows)
-            print(f"{task} {arm} seed {seed}: {row}", flush=True)
+            print(f"{task} {arm} seed {seed}: {self.rows[-1]}", flush=True)
             self.since, self.cpu_since = time.time(), time.process_time()
 
     if device == "cpu":
@@ -128,13 +141,26 @@ def train(study: dict[str, Any], task: str, arm: str, seed: int, device: str) ->
     checkpoint = ResumableCheckpoint(folder, CHECKPOINT_FREQ, keep=1, resume_from=last)
     if last is not None:
         checkpoint.restore(model)
+    evaluate = Evaluate()
     model.learn(
         study["n_timesteps"] - model.num_timesteps,
-        [checkpoint, Evaluate()],
+        [checkpoint, evaluate],
         log_interval=None,
         reset_num_timesteps=last is None,
     )
     model.save(folder / "final.zip")
+    evaluate.evaluate(final=True)
+
+
+def evaluate_again(study: dict[str, Any], task: str, arm: str, seed: int) -> None:
+    """The last evaluation of a finished run once more, if its model is still there."""
+    path, saved = result_file(study, task, arm, seed), checkpoints(study, task, arm, seed) / "final.zip"
+    if finished(study, task, arm, seed) and saved.exists():
+        model = type(new_model(study, task, arm, seed, "cpu")).load(saved, device="cpu")
+        rows = read(path)
+        rows[-1] |= evaluation(study, model.policy, task, seed, final=True)
+        write(path, rows)
+        print(f"{task} {arm} seed {seed}: {rows[-1]['return_mean']}, latest {rows[-1]['latest_return_mean']}", flush=True)
 
 
 def run_missing(study: dict[str, Any], jobs: int, device: str) -> int:
@@ -171,6 +197,7 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--report", action="store_true", help="only draw what there is")
+    parser.add_argument("--again", action="store_true", help="the last evaluations of finished runs once more")
     args = parser.parse_args()
     study = load(args.study)
     if args.run and args.run[1] in study.get("of_earlier_code", ()):
@@ -180,6 +207,11 @@ if __name__ == "__main__":
             if chosen not in known:
                 sys.exit(f"{study['name']}.yml has no {name} {chosen}; there are {', '.join(known)}.")
         train(study, args.run[0], args.run[1], int(args.run[2]), args.device)
+    elif args.again:
+        for task in study["tasks"]:
+            for arm in study["arms"]:
+                for seed in study["seeds"]:
+                    evaluate_again(study, task, arm, seed)
     else:
         failed = 0 if args.report else run_missing(study, args.jobs, args.device)
         report(study)
