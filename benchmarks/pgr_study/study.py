@@ -163,16 +163,16 @@ def evaluate_again(study: dict[str, Any], task: str, arm: str, seed: int) -> Non
         print(f"{task} {arm} seed {seed}: {rows[-1]['return_mean']}, latest {rows[-1]['latest_return_mean']}", flush=True)
 
 
-def run_missing(study: dict[str, Any], jobs: int, device: str) -> int:
-    """
-    Seed by seed and arm by arm, so that a cut leaves whole comparisons behind.
-
-    :return: number of runs that failed
-    """
-    failed = 0
+def runs_of(study: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """Seed by seed and arm by arm, so that a cut leaves whole comparisons behind."""
     arms = [arm for arm in study["arms"] if arm not in study.get("of_earlier_code", ())]
-    runs = [(task, arm, seed) for seed in study["seeds"] for arm in arms for task in study["tasks"]]
-    todo = [run for run in runs if not finished(study, *run)]
+    return [(task, arm, seed) for seed in study["seeds"] for arm in arms for task in study["tasks"]]
+
+
+def run_missing(study: dict[str, Any], jobs: int, device: str) -> int:
+    """:return: number of runs that failed"""
+    failed = 0
+    todo = [run for run in runs_of(study) if not finished(study, *run)]
     running: list[subprocess.Popen[bytes]] = []
     environment = {**os.environ, "OMP_NUM_THREADS": str(study.get("threads", 1))} if device == "cpu" else None
     try:
@@ -208,10 +208,8 @@ if __name__ == "__main__":
                 sys.exit(f"{study['name']}.yml has no {name} {chosen}; there are {', '.join(known)}.")
         train(study, args.run[0], args.run[1], int(args.run[2]), args.device)
     elif args.again:
-        for task in study["tasks"]:
-            for arm in study["arms"]:
-                for seed in study["seeds"]:
-                    evaluate_again(study, task, arm, seed)
+        for run in runs_of(study):
+            evaluate_again(study, *run)
     else:
         failed = 0 if args.report else run_missing(study, args.jobs, args.device)
         report(study)
