@@ -80,6 +80,7 @@ STEPS = (
     ),
     Step(f"{STORAGE} s3://bucket/study", STUDY, f'{STORAGE} "file://$PWD/build/storage"'),
     Step("python benchmarks/paper_preset.py"),
+    Step("python benchmarks/generated_rewards.py"),
     Step("python benchmarks/generated_ends.py"),
     Step("python benchmarks/gems_world.py"),
     Step("python benchmarks/gems_speed.py", GEMS_BUILD),

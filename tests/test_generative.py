@@ -9,6 +9,7 @@ import torch as th
 from sb3_pgr.common.optimizers import clipped
 from sb3_pgr.generative.config import LEAN, PAPER, generator_config
 from sb3_pgr.generative.denoiser import PaperDenoiser, ResidualDenoiser
+from sb3_pgr.generative.discrete_rewards import RewardHead
 from sb3_pgr.generative.dynamics import DynamicsHead
 from sb3_pgr.generative.edm import EDM, HeunSampler
 from sb3_pgr.generative.ema import WarmupEMA
@@ -230,6 +231,10 @@ def toy(n=2000):
     return dict(observations=s, actions=a, rewards=s[:, :1], next_observations=s + 0.1 * a, dones=(s[:, :1] > 1).float())
 
 
+def places_of(data):
+    return [data[name] for name in ("observations", "actions", "next_observations")]
+
+
 def test_generator_learns_and_is_guided():
     data = toy()
     generator = TransitionGenerator(2, 2, config=TINY | dict(train_steps=400, learning_rate=3e-3))
@@ -363,32 +368,36 @@ def test_dynamics_head_learns_the_step():
     assert th.equal(other.outcome(data["observations"], data["actions"])[0], next_obs)
 
 
-@pytest.mark.parametrize("kind", [DynamicsHead, TerminationHead])
+@pytest.mark.parametrize("kind", [DynamicsHead, RewardHead, TerminationHead])
 def test_heads_go_on_from_what_they_knew(kind):
     """A robot falls and numbers spread: what the head says of the earlier rows is, before it learns from others, the same."""
     data = toy(1_000)
+    data["rewards"] = (data["rewards"] > 1).float()
     head = kind(2, 2, hidden_dim=16, train_steps=100)
     head.fit(data)
-    places = [data[name] for name in ("observations", "actions", "next_observations")]
+    places = places_of(data)
 
     def answers():
         if kind is DynamicsHead:
             return th.cat(head.outcome(*places[:2]), 1)
+        if kind is RewardHead:
+            return head.network(head.inputs.normalize(th.cat(places, 1))).detach()
         inputs = head._inputs(*places)
         inputs[:, -4:] = 0  # which numbers lie beyond all places so far has changed
         return head.network(inputs).detach()
 
     before, scale = answers(), head.inputs.scale.clone()
-    far = {name: 30 * rows + 5 for name, rows in toy(100).items()} | {"dones": th.zeros(100, 1)}
+    far = {name: 30 * rows + 5 for name, rows in toy(100).items()} | {"dones": th.zeros(100, 1), "rewards": th.zeros(100, 1)}
     head.learning_rate = 0.0
     head.fit({name: th.cat([rows, far[name]]) for name, rows in data.items()})
     assert (head.inputs.scale > 5 * scale)[:2].all()
     th.testing.assert_close(answers(), before, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", [DynamicsHead, TerminationHead])
+@pytest.mark.parametrize("kind", [DynamicsHead, RewardHead, TerminationHead])
 def test_heads_start_anew_after_divergence(kind):
     data, head = toy(100), kind(2, 2, hidden_dim=8, train_steps=5)
+    data["rewards"] = data["dones"]
     spoilt = {**data, "next_observations": data["next_observations"] * float("nan")}
     with pytest.raises(GeneratorDivergedError, match=f"{kind.name}'s loss is nan"):
         head.fit(spoilt)
@@ -411,6 +420,58 @@ def test_termination_head_learns_where_episodes_end(n_actions):
     other = TerminationHead(2, 2, n_actions, seed=5)
     other.load_state_dict(head.state_dict())
     assert th.equal(other.draw(*places), head.draw(*places))
+
+
+@pytest.mark.parametrize("n_actions", [0, 3])
+def test_reward_head_knows_a_small_goal(n_actions):
+    """A reward of 1 within a goal of 2 % of all places, found in other rows, where regression of as many steps smears it."""
+    data, others = toy(8_000), {name: rows[8_000:] for name, rows in toy(12_000).items()}
+    for rows in (data, others):
+        rows["rewards"] = (rows["next_observations"].norm(dim=1, keepdim=True) < 0.2).float()
+        if n_actions:
+            rows["actions"] = th.randint(3, rows["rewards"].shape, generator=th.Generator().manual_seed(0))
+    head = RewardHead(2, 2, n_actions, train_steps=2_000)
+    assert head.fit(data) < 0.1
+    before = th.get_rng_state()
+    drawn, true = head.draw(*places_of(others)), others["rewards"]
+    assert th.equal(before, th.get_rng_state()) and drawn.shape == true.shape
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert drawn[true == 1].mean() > 0.75 and true[drawn == 1].mean() > 0.8
+    regression = DynamicsHead(2, 2, n_actions, train_steps=2_000)
+    regression.fit(data)
+    smeared = regression.outcome(*places_of(others)[:2])[1].clamp(0, 1)
+    assert smeared[true == 1].mean() < 0.7 and smeared[true == 1].sum() / smeared.sum() < 0.6
+    other = RewardHead(2, 2, n_actions, seed=5)
+    other.load_state_dict(head.state_dict())
+    assert th.equal(other.draw(*places_of(others)), head.draw(*places_of(others)))
+
+
+def test_rewards_that_come_by_chance_keep_their_rates():
+    data, rates = toy(4_000), th.tensor([0.7, 0.05, 0.25])
+    values = th.tensor([-1.0, 0.5, 3.0])
+    data["rewards"] = values[rates.multinomial(4_000, True, generator=th.Generator().manual_seed(1))].unsqueeze(1)
+    head = RewardHead(2, 2, hidden_dim=8, train_steps=200)
+    head.fit(data)
+    drawn = head.draw(*places_of(data))
+    for value in values:
+        assert (drawn == value).float().mean() == pytest.approx((data["rewards"] == value).float().mean().item(), abs=0.03)
+
+
+def test_number_of_different_rewards_decides():
+    data, head = toy(1_000), RewardHead(2, 2, max_values=3, hidden_dim=8, train_steps=20)
+    assert head.draw(*places_of(data)) is None
+    kinds = {n: (th.arange(1_000) % n).float().unsqueeze(1) for n in (1, 2, 3, 4)}
+    for n in (1, 2, 3, 4, 2):
+        loss = head.fit(data | {"rewards": 5 - kinds[n]})
+        drawn = head.draw(*places_of(data))
+        assert (loss is None) == (n in (1, 4)) and (drawn is None) == (n == 4)
+        if n < 4:
+            assert set(drawn.unique().tolist()) == {5.0 - i for i in range(n)}
+            other = RewardHead(2, 2, hidden_dim=8)
+            other.load_state_dict(head.state_dict())
+            assert th.equal(other.draw(*places_of(data)), head.draw(*places_of(data)))
+    few = {name: rows[:19] for name, rows in data.items()}
+    assert head.fit(few | {"rewards": kinds[2][:19]}) is None and head.draw(*places_of(few)) is None
 
 
 def test_ends_close_behind_a_bound_are_found_in_other_rows():
@@ -484,6 +545,8 @@ def test_divergence_is_told():
         (dict(normalizer="rank"), "normalizer='rank'"),
         (dict(condition="log"), "condition='log'"),
         (dict(train_steps=0), "train_steps=0 must be a whole number"),
+        (dict(reward_values=-1), "reward_values=-1 must be a whole number"),
+        (dict(reward_values=2.5), "reward_values=2.5 must be a whole number"),
         (dict(warm_steps=1e3), r"warm_steps=1000\.0 must be a whole number"),
         (dict(cfg_dropout=1.0), "cfg_dropout=1.0"),
         (dict(cfg_dropout=0.0), "cfg_dropout=0 goes with cfg_scale=1"),

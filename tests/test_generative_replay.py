@@ -225,6 +225,24 @@ def test_episodes_of_environments_do_not_run_into_each_other():
     assert values.tolist() == [4, 3, 2, 1, 400, 300, 200, 100]
 
 
+@pytest.mark.parametrize("reward_values", [16, 0])
+def test_generated_rewards_of_sparse_tasks_are_real_ones(reward_values):
+    replay, random = buffer(generator=TINY | dict(reward_values=reward_values)), np.random.default_rng(0)
+    for _ in range(200):
+        obs = random.normal(size=(1, 3)).astype(np.float32)
+        replay.add(obs, obs + 0.1, random.uniform(-1, 1, (1, 2)), (obs[:, 0] > 1) * 5.0 - 1, np.zeros(1), [{}])
+    report = replay.refit()
+    generated = replay.sources["synthetic"]
+    drawn = generated.rows(th.arange(generated.size())).rewards
+    assert set(drawn.unique().tolist()) == {-1.0, 4.0} if reward_values else len(drawn.unique()) > 16
+    assert ("reward_loss" in report.scalars) == bool(reward_values)
+    earlier = replay.imagination.state_dict()
+    del earlier["rewards"]
+    other = buffer(generator=TINY | dict(reward_values=reward_values)).imagination
+    other.load_state_dict(earlier)
+    assert len(other.draw(replay.real_transitions(), 10)["rewards"]) == 10
+
+
 def test_large_constants_do_no_harm():
     """A number that never changes is normalised to 0, not to the rounding error of its mean."""
     replay = buffer(generator=TINY | dict(train_steps=100, dynamics_steps=300))

@@ -35,6 +35,8 @@ class GeneratorConfig:
     :param edm: noise levels of training
     :param dynamics_head: replace reward and next observation of what is drawn by the prediction of a one-step model
     :param dynamics_steps: steps of a fit of that model
+    :param reward_values: with a dynamics head, rewards of tasks that have at most so many different ones (a goal reached or
+        not) are classified, not predicted; 0 predicts them always
     :param precision: of matrix products: ``"fp32"``, ``"bf16"``, or ``"auto"``: bf16 where the processor has it
     :param compile: compile the steps of a fit and the network that draws; takes half a minute once, and pays from the second
         fit on (without ``warm_start``, at each fit)
@@ -65,6 +67,7 @@ class GeneratorConfig:
     edm: EDM = field(default_factory=EDM)
     dynamics_head: bool = True
     dynamics_steps: int = 2_000
+    reward_values: int = 16
     precision: str = "auto"
     compile: bool = False
     cuda_graph: bool = False
@@ -74,6 +77,8 @@ class GeneratorConfig:
         for name in ("train_steps", "warm_steps", "batch_size", "dynamics_steps", "memory_limit"):
             check_counts(**{f"generator setting {name}": getattr(self, name)})
         check_counts(**{"generator setting sampler: n_steps": self.sampler.n_steps})
+        if self.reward_values != 0:
+            check_counts(**{"generator setting reward_values": self.reward_values})
         for name in ("learning_rate", "grad_clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"generator setting {name}={getattr(self, name)} must be above 0.")

@@ -11,6 +11,7 @@ from sb3_pgr.common.memory import total_memory
 from sb3_pgr.common.state import own_randomness, set_generator_state
 from sb3_pgr.generative.config import GeneratorConfig
 from sb3_pgr.generative.critics import ModelValues
+from sb3_pgr.generative.discrete_rewards import RewardHead
 from sb3_pgr.generative.dynamics import DynamicsHead
 from sb3_pgr.generative.generator import GeneratorDivergedError, Progress, TransitionGenerator
 from sb3_pgr.generative.metrics import correlation_error, marginal_distances, nearest_distances
@@ -85,11 +86,14 @@ class Imagination:
         self.device = th.device(device)
         self.relevance = make_relevance(relevance)
         self.generator = TransitionGenerator(obs_dim, action_dim, n_actions, generator, self.device, seed)
-        self.dynamics, self.termination = None, None
+        self.dynamics, self.rewards, self.termination = None, None, None
         sizes = obs_dim, action_dim, n_actions
         if self.generator.config.dynamics_head:
             steps, graphs = self.generator.config.dynamics_steps, self.generator.captures
             self.dynamics = DynamicsHead(*sizes, train_steps=steps, device=self.device, seed=seed + 1, cuda_graph=graphs)
+            if self.generator.config.reward_values:
+                few = self.generator.config.reward_values
+                self.rewards = RewardHead(*sizes, few, train_steps=steps, device=self.device, seed=seed + 5, cuda_graph=graphs)
             if self.generator.config.terminals:
                 self.termination = TerminationHead(*sizes, device=self.device, seed=seed + 4, cuda_graph=graphs)
         if policy_actions and self.dynamics is None:
@@ -127,7 +131,7 @@ class Imagination:
 
     def manual_seed(self, seed: int) -> None:
         """Draw from here on from this seed; what was learned stays."""
-        for offset, part in ((0, self.generator), (1, self.dynamics), (4, self.termination)):
+        for offset, part in ((0, self.generator), (1, self.dynamics), (4, self.termination), (5, self.rewards)):
             if part is not None:
                 part.generator.manual_seed(seed + offset)
         self.random.manual_seed(seed + 3)
@@ -165,8 +169,9 @@ class Imagination:
             if self.dynamics is not None:
                 started = time.perf_counter()
                 report.scalars["dynamics_loss"] = self.dynamics.fit(real)
-                ends = None if self.termination is None else self.termination.fit(real)
-                report.scalars |= {} if ends is None else {"termination_loss": ends}
+                for name, head in (("reward", self.rewards), ("termination", self.termination)):
+                    loss = None if head is None else head.fit(real)
+                    report.scalars |= {} if loss is None else {f"{name}_loss": loss}
                 report.scalars["dynamics_seconds"] = time.perf_counter() - started
         except GeneratorDivergedError as error:
             report.problem = str(error)
@@ -219,8 +224,11 @@ class Imagination:
         outside = max(outside, box.outside(rows))
         rows = box.denormalize(box.clamp(rows))
         synthetic["rewards"], synthetic["next_observations"] = rows[:, :1], rows[:, 1:]
+        places = [synthetic[name] for name in ("observations", "actions", "next_observations")]
+        rewards = None if self.rewards is None else self.rewards.draw(*places)
+        if rewards is not None:
+            synthetic["rewards"] = rewards
         if self.termination is not None:
-            places = (synthetic[name] for name in ("observations", "actions", "next_observations"))
             synthetic["dones"] = self.termination.draw(*places)
         finite = th.stack([rows.isfinite().all(1) for rows in synthetic.values()]).all(0)
         return {name: rows[finite] for name, rows in synthetic.items()}, chosen, outside
@@ -286,6 +294,7 @@ class Imagination:
             "relevance": self.relevance.state_dict(),
             "relevance_of": type(self.relevance).__name__,
             "dynamics": None if self.dynamics is None else self.dynamics.state_dict(),
+            "rewards": None if self.rewards is None else self.rewards.state_dict(),
             "termination": None if self.termination is None else self.termination.state_dict(),
             "random": self.random.get_state(),
         }
@@ -308,4 +317,6 @@ class Imagination:
                 raise GeneratorMismatchError("The saved generator and this one differ in dynamics_head or terminals.")
             if head is not None:
                 head.load_state_dict(state[name])
+        if self.rewards is not None and state.get("rewards") is not None:  # files of before have none, and learn it anew
+            self.rewards.load_state_dict(state["rewards"])
         set_generator_state(self.random, state["random"])
