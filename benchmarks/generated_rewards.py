@@ -18,8 +18,8 @@ GOALS = {"dmc/reacher-hard-v0": "finger within 0.025 of the target", "dmc/finger
 
 
 def within(task: str, obs: th.Tensor) -> th.Tensor:
-    """The goal: of Reacher's observation, numbers 2 and 3 lead to the target; the last of Finger's is how far it is."""
-    return obs[:, 2:4].norm(dim=1) <= 0.025 if task == "dmc/reacher-hard-v0" else obs[:, -1] <= 0
+    """The goal: Reacher's observation has the way to the target, Finger's first number is how far it is."""
+    return obs[:, 2:4].norm(dim=1) <= 0.025 if task == "dmc/reacher-hard-v0" else obs[:, 0] <= 0
 
 
 def measure(task: str, seed: int) -> dict[str, dict[str, float]]:

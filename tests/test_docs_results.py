@@ -168,6 +168,16 @@ def test_targets_of_generated_rows():
         assert cells == [", ".join(seeds).strip(", ") for seeds in zip(*found[task, arm], strict=True)]
 
 
+def test_generated_rewards():
+    found = json.loads((RESULTS.parent / "generated_rewards.json").read_text())["results"]
+    rows = table("pgr_study", "| task | rewards missed within the goal")
+    assert len(rows) == len(found)
+    for task, *cells in rows:
+        names = [(kind, name) for name in ("missed_within_goal", "share_given_elsewhere") for kind in ("classified", "predicted")]
+        of_task = [[seed[kind][name] for seed in found[task.strip("`")]] for kind, name in names]
+        assert cells == [", ".join(f"{100 * value:.0f} %" for value in seeds) for seeds in of_task], task
+
+
 def test_rows_with_velocities_that_are_cut_off():
     file = json.loads((RESULTS.parent / "pgr_study" / "unseen_earlier" / "targets.json").read_text())["runs"]
     names = "real_known", "relevant_known", "generated_known"
