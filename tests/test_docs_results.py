@@ -203,14 +203,14 @@ def test_falls():
 
 def test_averaged_actor():
     """Of evaluations from 80 000 to 100 000 steps, by the average and by the latest weights: mean, lowest, last."""
-    for task, seed, *cells in table("pgr_study", "| task | seed | mean, averaged"):
+    for task, arm, seed, *cells in table("pgr_study", "| task | arm | seed | mean, averaged"):
         folder = RESULTS.parent / "pgr_study" / "confirmation" / task.strip("`").replace("/", "-")
-        with open(folder / f"default_seed{seed}.csv", newline="") as file:
+        with open(folder / f"{arm}_seed{seed}.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if float(row["timesteps"]) > 75_000]
         assert len(rows) == 5
         both = [[float(row[name]) for row in rows] for name in ("return_mean", "latest_return_mean")]
         measures = (lambda values: sum(values) / len(values)), min, (lambda values: values[-1])
-        assert cells == [f"{measure(values):.0f}" for measure in measures for values in both], (task, seed)
+        assert cells == [f"{measure(values):.0f}" for measure in measures for values in both], (task, arm, seed)
 
 
 def test_statistics_after_a_fall():

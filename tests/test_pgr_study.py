@@ -167,5 +167,5 @@ def test_table_of_many_tasks(report, tmp_path):
         "|---|---|---|",
         "| `a/b` | 4 (3, 5) | 2 |",
         "| `d` |  | 7 |",
-        "| minutes a run | 4 to 4 | 2 to 7 |",
+        "| minutes a run | 4 | 2 to 7 |",
     ]

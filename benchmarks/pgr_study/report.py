@@ -111,7 +111,7 @@ def _by_task(table: dict[str, dict[str, Any]]) -> str:
         cells = [_returns(of_task[arm]) if arm in of_task else "" for arm in arms]
         lines.append("| " + " | ".join([f"`{task}`", *cells]) + " |")
     minutes = [[of_task[arm]["cpu_minutes"] for of_task in table.values() if arm in of_task] for arm in arms]
-    cells = [f"{min(of_arm):.0f} to {max(of_arm):.0f}" for of_arm in minutes]
+    cells = [" to ".join(dict.fromkeys(f"{end:.0f}" for end in (min(of_arm), max(of_arm)))) for of_arm in minutes]
     lines.append("| " + " | ".join(["minutes a run", *cells]) + " |")
     return "\n".join(lines) + "\n"
 
