@@ -243,6 +243,18 @@ def test_generated_rewards_of_sparse_tasks_are_real_ones(reward_values):
     assert len(other.draw(replay.real_transitions(), 10)["rewards"]) == 10
 
 
+def test_rewards_of_many_values_are_predicted_as_ever():
+    drawn = []
+    for reward_values in (16, 0):
+        replay = buffer(generator=TINY | dict(reward_values=reward_values))
+        fill(replay, 200)
+        replay.refit()
+        generated = replay.sources["synthetic"]
+        drawn.append(generated.rows(th.arange(generated.size())))
+    for classified, predicted in zip(*drawn, strict=True):
+        assert classified is predicted is None or th.equal(classified, predicted)
+
+
 def test_large_constants_do_no_harm():
     """A number that never changes is normalised to 0, not to the rounding error of its mean."""
     replay = buffer(generator=TINY | dict(train_steps=100, dynamics_steps=300))
