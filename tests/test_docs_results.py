@@ -173,7 +173,9 @@ def test_generated_rewards():
     rows = table("pgr_study", "| task | rewards missed within the goal")
     assert len(rows) == len(found)
     for task, *cells in rows:
-        names = [(kind, name) for name in ("missed_within_goal", "share_given_elsewhere") for kind in ("classified", "predicted")]
+        names = [
+            (kind, name) for name in ("missed_within_goal", "share_given_elsewhere") for kind in ("classified", "predicted")
+        ]
         of_task = [[seed[kind][name] for seed in found[task.strip("`")]] for kind, name in names]
         assert cells == [", ".join(f"{100 * value:.0f} %" for value in seeds) for seeds in of_task], task
 
