@@ -69,7 +69,7 @@ class RewardHead(Head):
         if len(values) == 1:
             return None
         self._distinguish(len(values))
-        x = self._places(transitions["observations"], transitions["actions"], transitions["next_observations"])
+        x = self._joined_places(transitions["observations"], transitions["actions"], transitions["next_observations"])
         self._renormalize(x)
         x, of_each = self.inputs.normalize(x), [(labels == i).nonzero().flatten() for i in range(len(values))]
         share = max(self.batch_size // len(values), 1)
@@ -86,15 +86,12 @@ class RewardHead(Head):
             self._widths = *self._widths[:-1], n_values
             self._new_network(self.seed)
 
-    def _places(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
-        return th.cat([self._joined(obs, actions), next_obs], 1)
-
     @th.no_grad()
     def draw(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor | None:
         """Rewards ``(n, 1)``; None if they have too many values, or nothing has been learned yet."""
         if len(self.values) < 2:
             return obs.new_full((len(obs), 1), self.values.item()) if len(self.values) else None
-        x = self.inputs.normalize(self._places(obs, actions, next_obs))
+        x = self.inputs.normalize(self._joined_places(obs, actions, next_obs))
         logits = th.cat([self.network(part) for part in x.split(10_000)]) + self.rates.log()
         drawn = th.rand((len(x), 1), generator=self.generator, device=self.device)
         chosen = (logits.softmax(1).cumsum(1) < drawn).sum(1).clamp(max=len(self.values) - 1)

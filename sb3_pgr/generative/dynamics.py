@@ -82,6 +82,9 @@ class Head:
             actions = nn.functional.one_hot(actions.long().flatten(), self.n_actions)
         return th.cat([obs, actions.float()], 1)
 
+    def _joined_places(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
+        return th.cat([self._joined(obs, actions), next_obs], 1)
+
     def _rows_of(self, n: int, count: int) -> th.Tensor:
         return th.randint(n, (count,), generator=self.generator, device=self.device)
 

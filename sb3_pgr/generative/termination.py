@@ -102,9 +102,6 @@ class TerminationHead(Head):
         drawn = th.rand(logits.shape, generator=self.generator, device=self.device)
         return (drawn < th.maximum(logits.sigmoid(), sure.amax(1, keepdim=True))).float()
 
-    def _joined_places(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
-        return th.cat([self._joined(obs, actions), next_obs], 1)
-
     def _inputs(self, obs: th.Tensor, actions: th.Tensor, next_obs: th.Tensor) -> th.Tensor:
         beyond = (next_obs < self.low).float(), (next_obs > self.high).float()
         return th.cat([self.inputs.normalize(self._joined_places(obs, actions, next_obs)), *beyond], 1)
