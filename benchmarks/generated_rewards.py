@@ -43,6 +43,7 @@ def measure(task: str, seed: int) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
+    th.set_num_threads(1)
     results: dict[str, list[dict[str, dict[str, float]]]] = {}
     for task in GOALS:
         for seed in SEEDS:

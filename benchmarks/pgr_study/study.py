@@ -66,7 +66,11 @@ def returns_of(policy: Any, task: str, seed: int, final: bool) -> Any:
     from sb3_pgr.common.evaluation import evaluate_episodes
 
     if final:
-        return evaluate_episodes(policy, make_vec_env(lambda: gym.make(task), FINAL_ENVS), FINAL_EPISODES).returns
+        envs = make_vec_env(lambda: gym.make(task), FINAL_ENVS)
+        try:
+            return evaluate_episodes(policy, envs, FINAL_EPISODES).returns
+        finally:
+            envs.close()
     env = Monitor(gym.make(task))
     env.reset(seed=10_000 + seed)
     return evaluate_policy(policy, env, EVAL_EPISODES, return_episode_rewards=True, warn=False)[0]
